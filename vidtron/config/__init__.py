@@ -1,0 +1,1 @@
+"""Run configuration: one dataclass per concern, command line and YAML."""

@@ -1,0 +1,23 @@
+"""Saving and resuming."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class CheckpointConfig:
+    """Checkpoints and run folder"""
+
+    save: Path | None = None
+    """Run folder: checkpoints, config.yaml, metrics.jsonl, tensorboard."""
+    load: Path | None = None
+    """Run folder (its latest complete checkpoint) or one iter_* folder to resume from. Equal to --save and empty:
+    a fresh start."""
+    save_interval: int | None = None
+    """Steps between checkpoints; unset: only at the end."""
+    async_save: bool = False
+    """Write checkpoints in the background."""
+    keep_latest: int | None = None
+    """Keep this many checkpoints; unset: all."""
+    overwrite: bool = False
+    """Empty a --save folder that holds another run's checkpoints."""
