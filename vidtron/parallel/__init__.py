@@ -1,0 +1,49 @@
+"""Ranks, process groups, devices, seeds, tokens over ranks; and what megatron-core needs to run on a CPU.
+
+Importing this package adapts megatron-core to the machine (`cpu.py`, `torch_adam.py`).
+"""
+
+from vidtron.parallel.cpu import adapt
+from vidtron.parallel.torch_adam import repair
+
+adapt()
+repair()
+
+from vidtron.parallel.agreement import (  # noqa: E402
+    all_ranks,
+    any_rank,
+    barrier,
+    broadcast_object,
+    broadcast_tensor,
+    memory_statistics,
+    synchronize,
+)
+from vidtron.parallel.check import (  # noqa: E402
+    check,
+    model_parallel_size,
+    sequence_parallel,
+    virtual_pipeline_size,
+)
+from vidtron.parallel.groups import Groups  # noqa: E402
+from vidtron.parallel.launch import choose_backend, initialized  # noqa: E402
+from vidtron.parallel.randomness import STREAMS, named_generator, sample_generator  # noqa: E402
+
+__all__ = [
+    "STREAMS",
+    "Groups",
+    "all_ranks",
+    "any_rank",
+    "barrier",
+    "broadcast_object",
+    "broadcast_tensor",
+    "check",
+    "choose_backend",
+    "initialized",
+    "memory_statistics",
+    "model_parallel_size",
+    "named_generator",
+    "sample_generator",
+    "sequence_parallel",
+    "synchronize",
+    "virtual_pipeline_size",
+]

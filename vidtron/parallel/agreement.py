@@ -1,0 +1,79 @@
+"""What ranks tell each other outside the network: flags, objects, tensors; and the state of their device."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from vidtron.parallel.groups import Groups
+
+
+def any_rank(flag: bool, groups: Groups) -> bool:
+    """True on all ranks of the run if `flag` is true on one of them."""
+    return _reduced(flag, groups, dist.ReduceOp.MAX)
+
+
+def all_ranks(flag: bool, groups: Groups) -> bool:
+    """True on all ranks of the run if `flag` is true on every one of them."""
+    return _reduced(flag, groups, dist.ReduceOp.MIN)
+
+
+def _reduced(flag: bool, groups: Groups, operation: Any) -> bool:
+    answer = torch.tensor(int(flag), device=groups.device)
+    dist.all_reduce(answer, op=operation, group=groups.world)
+    return bool(answer.item())
+
+
+def broadcast_tensor(tensor: torch.Tensor, owner: int, group: ProcessGroup) -> torch.Tensor:
+    """Overwrite `tensor` with that of the group's rank `owner`, in place, and return it.
+
+    All ranks hand in a contiguous tensor of one shape and dtype on their device.
+    """
+    if group.size() > 1:
+        dist.broadcast(tensor, dist.get_global_rank(group, owner), group=group)
+    return tensor
+
+
+def broadcast_object(value: Any, owner: int, groups: Groups, group: ProcessGroup | None = None) -> Any:
+    """The picklable object that rank `owner` of the group hands in; the others may hand in None.
+
+    The group is the replica unless another is given.
+    """
+    group = groups.replica if group is None else group
+    if group.size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, dist.get_global_rank(group, owner), group=group, device=groups.device)
+    return box[0]
+
+
+def barrier(groups: Groups) -> None:
+    """Wait until all ranks of the run are here."""
+    any_rank(False, groups)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_statistics(device: torch.device) -> dict[str, int]:
+    """Bytes of device memory: `allocated` and `reserved` now, `max_allocated` since the last reset.
+
+    On a CPU: `resident`, the memory of this process, and `max_resident` since it started.
+    """
+    if device.type == "cuda":
+        return {
+            "allocated": torch.cuda.memory_allocated(device),
+            "reserved": torch.cuda.memory_reserved(device),
+            "max_allocated": torch.cuda.max_memory_allocated(device),
+        }
+    with open("/proc/self/status") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    return {
+        name: int(fields[field].split()[0]) * 1024
+        for name, field in (("resident", "VmRSS"), ("max_resident", "VmHWM"))
+        if field in fields
+    }
