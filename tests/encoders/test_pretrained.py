@@ -1,0 +1,122 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidtron.config.data import DataConfig, EncoderConfig
+from vidtron.config.run import RunConfig
+from vidtron.config.world import World
+from vidtron.encoders import check, text_encoder, video_autoencoder
+
+WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
+
+
+def run_config(**encoders: object) -> RunConfig:
+    return RunConfig(
+        "test", None, data=DataConfig(num_frames=17, height=64, width=96), encoders=EncoderConfig(**encoders)
+    )
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 13])
+def test_autoencoder_geometry(tiny_vae: Path, frames: int) -> None:
+    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae), "cpu", torch.float32)
+    video_CTHW = torch.rand(3, frames, 16, 16) * 2 - 1
+    posterior = vae.encode(video_CTHW)
+    assert posterior.mean_CTHW.shape == vae.latent_shape(frames, 16, 16) == (16, (frames - 1) // 4 + 1, 2, 2)
+    assert posterior.logvar_CTHW is not None
+    assert posterior.logvar_CTHW.min() >= -30 and posterior.logvar_CTHW.max() <= 20
+    decoded_CTHW = vae.decode(posterior.mean_CTHW)
+    assert decoded_CTHW.shape == video_CTHW.shape
+    assert decoded_CTHW.dtype == posterior.mean_CTHW.dtype == torch.float32
+    assert not decoded_CTHW.requires_grad
+
+
+def test_autoencoder_equals_diffusers(tiny_vae: Path) -> None:
+    from diffusers import AutoencoderKLCogVideoX
+
+    video_CTHW = torch.rand(3, 17, 16, 16) * 2 - 1
+    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae), "cpu", torch.float32)
+    reference = AutoencoderKLCogVideoX.from_pretrained(tiny_vae).eval()
+    with torch.no_grad():
+        moments = reference.encode(video_CTHW[None]).latent_dist
+        decoded_CTHW = reference.decode(moments.mean).sample[0]
+    posterior = vae.encode(video_CTHW)
+    assert torch.allclose(posterior.mean_CTHW, moments.mean[0], atol=1e-6)
+    assert torch.allclose(posterior.logvar_CTHW, moments.logvar[0], atol=1e-6)
+    assert torch.allclose(vae.decode(posterior.mean_CTHW), decoded_CTHW, atol=1e-5)
+
+
+def test_the_pipeline_folder_is_accepted(tiny_vae: Path) -> None:
+    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae.parent), "cpu", torch.bfloat16)
+    assert vae.encode(torch.zeros(3, 1, 16, 16)).mean_CTHW.dtype == torch.float32
+    assert vae.fingerprint() == video_autoencoder(EncoderConfig(vae_path=tiny_vae), "cpu", torch.float32).fingerprint()
+
+
+def test_fingerprint_follows_the_weights(tiny_vae: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(tiny_vae, tmp_path / "vae")
+    weights = next(changed.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    prints = [
+        video_autoencoder(EncoderConfig(vae_path=path), "cpu", torch.float32).fingerprint()
+        for path in (tiny_vae, changed)
+    ]
+    assert prints[0] != prints[1]
+
+
+def test_t5_pads_and_truncates_without_a_mask(tiny_t5: Path) -> None:
+    from transformers import T5EncoderModel
+
+    encoder = text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 6, 32, "cpu", torch.float32)
+    long = "a clip of the street with bikes"
+    embedding_BLE = encoder.encode(["a street", long, ""])
+    assert embedding_BLE.shape == (3, 6, 32)
+    assert embedding_BLE.dtype == torch.float32
+    reference = T5EncoderModel.from_pretrained(tiny_t5).eval()
+    # pad 0, </s> 1, words from 3 in the order of WORDS; a full row keeps its </s>
+    tokens_BL = torch.tensor([[3, 7, 1, 0, 0, 0], [3, 4, 5, 6, 7, 1], [1, 0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        expected_BLE = reference(input_ids=tokens_BL, attention_mask=torch.ones_like(tokens_BL)).last_hidden_state
+    assert torch.allclose(embedding_BLE, expected_BLE, atol=1e-5)
+
+
+def test_wrong_width_is_refused(tiny_t5: Path) -> None:
+    with pytest.raises(ValueError, match=r"--text-encoder-path .* width 32, the model takes 64"):
+        text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 16, 64, "cpu", torch.float32)
+    assert len(check(run_config(text_encoder_path=tiny_t5), WORLD, text_width=64)) == 1
+
+
+def test_check_accepts_good_folders(tiny_vae: Path, tiny_t5: Path) -> None:
+    config = run_config(vae_path=tiny_vae, text_encoder_path=tiny_t5)
+    assert check(config, WORLD, text_width=32, latent_channels=16) == []
+    assert check(run_config(), WORLD, text_width=99, latent_channels=16) == []
+    assert "latent channels" in check(run_config(), WORLD, latent_channels=4)[0]
+
+
+def test_check_names_the_flag(tiny_vae: Path, tiny_t5: Path, tmp_path: Path) -> None:
+    missing = check(run_config(vae_path=tmp_path / "no", text_encoder_path=tmp_path / "no"), WORLD)
+    assert [m.split()[0] for m in missing] == ["--vae-path", "--text-encoder-path"]
+    swapped = check(run_config(vae_path=tiny_t5, text_encoder_path=tiny_vae), WORLD)
+    assert "accepted: AutoencoderKLCogVideoX" in swapped[0]
+    assert "accepted: t5" in swapped[1]
+    (tmp_path / "config.json").write_text("{")
+    assert "cannot be read" in check(run_config(vae_path=tmp_path), WORLD)[0]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 8}))
+    assert "no tokenizer" in check(run_config(text_encoder_path=tmp_path), WORLD)[0]
+
+
+def test_check_finds_clips_that_do_not_fit() -> None:
+    config = run_config(scale_factor=0.0)
+    config.data.num_frames, config.data.height, config.data.width = 16, 60, 90
+    errors = check(config, WORLD)
+    assert [e.split(":")[0] for e in errors] == ["--num-frames 16", "--height 60", "--width 90", "--scale-factor 0.0"]
+    assert "4k+1" in errors[0] and "multiples of 8" in errors[1]
+
+
+def test_check_names_missing_packages(tiny_vae: Path, tiny_t5: Path) -> None:
+    bare = World(size=1, rank=0, local_rank=0, has_cuda=False, packages=frozenset())
+    errors = check(run_config(vae_path=tiny_vae, text_encoder_path=tiny_t5), bare)
+    assert "diffusers package" in errors[0] and "transformers package" in errors[1]

@@ -1,0 +1,200 @@
+"""Encoders that need no download: stand-ins for a trained autoencoder and a trained text encoder.
+
+They exist so that the whole path of a clip - encode, train, sample, decode - runs and can be checked on any
+machine. Neither has learned anything: the transform keeps far less of a video than a trained autoencoder does, and
+the text embedding knows that two words differ, not what they mean. Train for results with `--vae-path` and
+`--text-encoder-path`.
+
+Shapes: B batch, C channels, T frames, H height, W width, L text tokens, E text width.
+"""
+
+import hashlib
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from vidtron.encoders.base import Posterior, causal_latent_shape
+
+# One latent channel is one coefficient of a four-dimensional orthonormal cosine transform of a block of 4 frames x
+# 8 x 8 pixels x 3 colours: (colour, time, vertical, horizontal) frequency, and its root mean square. Colour 0 is
+# the sum of R, G and B, 1 is R - B, 2 is R - 2G + B. The coefficients are those with the most energy on natural
+# video, with three of motion in place of the finest still detail, so that movement does not turn into steps of four
+# frames, and the second colour. `python tools/measure_latents.py --data-path SHARDS --num-frames 17 --height 64
+# --width 96` prints the RMS of each latent channel (1.0 when the constants fit) and the reconstruction's PSNR;
+# these are from the clips of examples/quickstart/fetch_clips.py.
+_BLOCK_COEFFICIENTS: tuple[tuple[int, int, int, int, float], ...] = (
+    (0, 0, 0, 0, 12.4),
+    (0, 0, 0, 1, 3.40),
+    (0, 0, 1, 0, 3.00),
+    (0, 0, 0, 2, 1.90),
+    (0, 0, 2, 0, 1.90),
+    (0, 0, 1, 1, 1.32),
+    (0, 0, 0, 3, 1.12),
+    (0, 0, 3, 0, 1.11),
+    (0, 0, 1, 2, 1.06),
+    (0, 0, 2, 1, 1.04),
+    (1, 0, 0, 0, 1.75),
+    (2, 0, 0, 0, 0.52),
+    (0, 1, 0, 0, 1.73),
+    (0, 1, 0, 1, 0.67),
+    (0, 1, 1, 0, 0.63),
+    (0, 2, 0, 0, 0.68),
+)
+# The lone first frame has no motion: those channels carry finer still detail instead. The others mean the same as
+# in a block and are scaled so that a still video has equal latents in all frames (a block of 4 equal frames has
+# twice the coefficient).
+_FIRST_FRAME_INSTEAD: dict[int, tuple[int, int, int, int, float]] = {
+    12: (0, 0, 2, 2, 0.39),
+    13: (0, 0, 0, 4, 0.40),
+    14: (0, 0, 4, 0, 0.39),
+    15: (0, 0, 3, 1, 0.34),
+}
+_FRAMES, _PIXELS = 4, 8
+
+
+def _cosines(size: int) -> Tensor:
+    """Orthonormal DCT-II matrix [frequency, position]."""
+    frequency = torch.arange(size, dtype=torch.float64)[:, None]
+    position = torch.arange(size, dtype=torch.float64)[None, :]
+    matrix = torch.cos(math.pi * (position + 0.5) * frequency / size) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _basis(coefficients: list[tuple[int, int, int, int, float]], frames: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal rows [C, 3 * frames * 8 * 8] in the order (colour, time, y, x), and the RMS [C] of their
+    coefficients."""
+    colour, time, pixel = _cosines(3), _cosines(frames), _cosines(_PIXELS)
+    rows = [
+        torch.einsum("c,t,y,x->ctyx", colour[c], time[t], pixel[v], pixel[h]).flatten()
+        for c, t, v, h, _ in coefficients
+    ]
+    rms = torch.tensor([row[-1] for row in coefficients], dtype=torch.float64)
+    return torch.stack(rows), rms
+
+
+class SpaceTimeTransform:
+    """A fixed transform with the geometry of CogVideoX's autoencoder: 4 frames (the first alone) x 8 x 8 pixels to
+    16 channels.
+
+    A space-time-colour cosine transform of which the 16 strongest low frequencies are kept, each divided by its
+    root mean square on natural video. Decoding is the transpose: the least-squares reconstruction. Encoding is
+    deterministic; `logvar` is None.
+    """
+
+    latent_channels = 16
+    temporal_ratio = _FRAMES
+    spatial_ratio = _PIXELS
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        block_rows, block_rms = _basis(list(_BLOCK_COEFFICIENTS), _FRAMES)
+        first = [
+            _FIRST_FRAME_INSTEAD.get(i, (c, t, v, h, rms / math.sqrt(_FRAMES)))
+            for i, (c, t, v, h, rms) in enumerate(_BLOCK_COEFFICIENTS)
+        ]
+        first_rows, first_rms = _basis(first, 1)
+        self._analysis = [
+            self._on_device(rows / rms[:, None]) for rows, rms in ((first_rows, first_rms), (block_rows, block_rms))
+        ]
+        self._synthesis = [
+            self._on_device(rows * rms[:, None]) for rows, rms in ((first_rows, first_rms), (block_rows, block_rms))
+        ]
+
+    def _on_device(self, matrix: Tensor) -> Tensor:
+        return matrix.to(self.device, torch.float32)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(16, T, H, W) of the latents; ValueError unless frames = 4k+1 and the sides are multiples of 8."""
+        return causal_latent_shape(self.latent_channels, _FRAMES, _PIXELS, frames, height, width)
+
+    @torch.no_grad()
+    def encode(self, video_CTHW: Tensor) -> Posterior:
+        """Latents [16, (T-1)/4+1, H/8, W/8] of a clip [3, T, H, W] in [-1, 1], as a point."""
+        colours, frames, height, width = video_CTHW.shape
+        self.latent_shape(frames, height, width)
+        if colours != 3:
+            raise ValueError(f"a video has 3 colours, not {colours}")
+        video_CTHW = video_CTHW.to(self.device, torch.float32)
+        parts = [self._analyse(video_CTHW[:, :1], 1, self._analysis[0])]
+        if frames > 1:
+            parts.append(self._analyse(video_CTHW[:, 1:], _FRAMES, self._analysis[1]))
+        return Posterior(torch.cat(parts, dim=1))
+
+    @torch.no_grad()
+    def decode(self, latents_CTHW: Tensor) -> Tensor:
+        """Video [3, 4(T-1)+1, 8H, 8W] of latents [16, T, H, W]; about [-1, 1], not clamped."""
+        if latents_CTHW.shape[0] != self.latent_channels:
+            raise ValueError(
+                f"the built-in autoencoder has {self.latent_channels} channels, not {latents_CTHW.shape[0]}"
+            )
+        latents_CTHW = latents_CTHW.to(self.device, torch.float32)
+        parts = [self._synthesise(latents_CTHW[:, :1], 1, self._synthesis[0])]
+        if latents_CTHW.shape[1] > 1:
+            parts.append(self._synthesise(latents_CTHW[:, 1:], _FRAMES, self._synthesis[1]))
+        return torch.cat(parts, dim=1)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(
+            repr((_BLOCK_COEFFICIENTS, sorted(_FIRST_FRAME_INSTEAD.items()))).encode(), digest_size=8
+        )
+        return f"space-time-transform-{digest.hexdigest()}"
+
+    @staticmethod
+    def _analyse(video_CTHW: Tensor, frames: int, matrix: Tensor) -> Tensor:
+        _, time, height, width = video_CTHW.shape
+        t, h, w = time // frames, height // _PIXELS, width // _PIXELS
+        blocks = video_CTHW.reshape(3, t, frames, h, _PIXELS, w, _PIXELS).permute(1, 3, 5, 0, 2, 4, 6)
+        return (blocks.reshape(t, h, w, -1) @ matrix.T).permute(3, 0, 1, 2).contiguous()
+
+    @staticmethod
+    def _synthesise(latents_CTHW: Tensor, frames: int, matrix: Tensor) -> Tensor:
+        _, t, h, w = latents_CTHW.shape
+        blocks = (latents_CTHW.permute(1, 2, 3, 0) @ matrix).reshape(t, h, w, 3, frames, _PIXELS, _PIXELS)
+        return blocks.permute(3, 0, 4, 1, 5, 2, 6).reshape(3, t * frames, h * _PIXELS, w * _PIXELS)
+
+
+class HashedTokens:
+    """A fixed text embedding: each word is a Gaussian vector drawn from a hash of the word, with a smaller one for
+    its place.
+
+    Words are runs of letters and digits in lower case; words beyond `length` are cut off, places after the last
+    word hold one padding vector. The entries have about unit variance. The same caption has the same embedding on
+    every machine.
+    """
+
+    _PLACE_WEIGHT = 0.5
+
+    def __init__(self, width: int, length: int, device: torch.device | str = "cpu") -> None:
+        self.width = width
+        self.length = length
+        self.device = torch.device(device)
+        self._vectors: dict[str, Tensor] = {}
+        self._places_LE = torch.stack([self._draw(f"place {i}") for i in range(length)])
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> Tensor:
+        """Embeddings [B, length, width], fp32."""
+        rows = [torch.stack([self._vector(word) for word in self._words(caption)]) for caption in captions]
+        tokens_BLE = torch.stack(rows) if rows else torch.empty(0, self.length, self.width)
+        mixed_BLE = (tokens_BLE + self._PLACE_WEIGHT * self._places_LE) / math.sqrt(1 + self._PLACE_WEIGHT**2)
+        return mixed_BLE.to(self.device)
+
+    def fingerprint(self) -> str:
+        return f"hashed-tokens-{self.width}x{self.length}-v1"
+
+    def _words(self, caption: str) -> list[str | None]:
+        words: list[str | None] = list(re.findall(r"\w+", caption.lower()))[: self.length]
+        return words + [None] * (self.length - len(words))
+
+    def _vector(self, word: str | None) -> Tensor:
+        name = "padding" if word is None else f"word {word}"
+        if name not in self._vectors:
+            self._vectors[name] = self._draw(name)
+        return self._vectors[name]
+
+    def _draw(self, name: str) -> Tensor:
+        seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
+        return torch.randn(self.width, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)

@@ -1,0 +1,100 @@
+"""From the configuration to the encoders of a run, and what is wrong with a configuration."""
+
+import torch
+
+from vidtron.config.data import EncoderConfig
+from vidtron.config.run import RunConfig
+from vidtron.config.world import World
+from vidtron.encoders import diffusers_vae, t5
+from vidtron.encoders.base import TextEncoder, VideoAutoencoder, causal_latent_shape
+from vidtron.encoders.builtin import HashedTokens, SpaceTimeTransform
+from vidtron.encoders.folders import read_config
+
+
+def video_autoencoder(config: EncoderConfig, device: torch.device | str, dtype: torch.dtype) -> VideoAutoencoder:
+    """The autoencoder of `--vae-path`, or the built-in space-time transform (always fp32)."""
+    if config.vae_path is None:
+        return SpaceTimeTransform(device)
+    return diffusers_vae.DiffusersVideoAutoencoder(config.vae_path, device, dtype)
+
+
+def text_encoder(
+    config: EncoderConfig, length: int, width: int, device: torch.device | str, dtype: torch.dtype
+) -> TextEncoder:
+    """The encoder of `--text-encoder-path`, or the built-in hashed tokens, for `length` tokens of `width` numbers.
+
+    Raises ValueError where the encoder's width is not the one the model takes.
+    """
+    if config.text_encoder_path is None:
+        return HashedTokens(width, length, device)
+    found = t5.t5_width(config.text_encoder_path)
+    if found != width:
+        raise ValueError(_width_error(config, found, width))
+    return t5.T5TextEncoder(config.text_encoder_path, length, device, dtype)
+
+
+def check(
+    config: RunConfig, world: World, text_width: int | None = None, latent_channels: int | None = None
+) -> list[str]:
+    """What is wrong with the encoders and with clips that do not fit them; one message each.
+
+    `text_width` and `latent_channels` are the model's, where they are to be compared with those of the folders.
+    """
+    return _check_autoencoder(config, world, latent_channels) + _check_text(config, world, text_width)
+
+
+def _check_autoencoder(config: RunConfig, world: World, latent_channels: int | None) -> list[str]:
+    path = config.encoders.vae_path
+    errors = []
+    channels, temporal, spatial = (
+        SpaceTimeTransform.latent_channels,
+        SpaceTimeTransform.temporal_ratio,
+        SpaceTimeTransform.spatial_ratio,
+    )
+    if path is not None:
+        if "diffusers" not in world.packages:
+            errors.append(f"{diffusers_vae.FLAG}: needs the diffusers package, which is not installed")
+        try:
+            stored = read_config(diffusers_vae.vae_folder(path))
+        except ValueError as error:
+            return [*errors, str(error)]
+        channels = int(stored.get("latent_channels", channels))
+        temporal = int(stored.get("temporal_compression_ratio", temporal))
+        spatial = 2 ** (len(stored.get("block_out_channels", (1, 1, 1, 1))) - 1)
+    if latent_channels is not None and channels != latent_channels:
+        name = f"{diffusers_vae.FLAG} {path}" if path is not None else "the built-in autoencoder"
+        errors.append(f"{name}: has {channels} latent channels, the model takes {latent_channels}")
+    data = config.data
+    for flag, frames, height, width in (
+        (f"--num-frames {data.num_frames}", data.num_frames, spatial, spatial),
+        (f"--height {data.height}", 1, data.height, spatial),
+        (f"--width {data.width}", 1, spatial, data.width),
+    ):
+        try:
+            causal_latent_shape(channels, temporal, spatial, frames, height, width)
+        except ValueError as error:
+            errors.append(f"{flag}: does not fit the autoencoder; accepted: {str(error).split('accepted: ')[1]}")
+    if not config.encoders.scale_factor > 0:
+        errors.append(f"--scale-factor {config.encoders.scale_factor}: accepted: positive numbers")
+    return errors
+
+
+def _check_text(config: RunConfig, world: World, text_width: int | None) -> list[str]:
+    path = config.encoders.text_encoder_path
+    if path is None:
+        return []
+    errors = []
+    if "transformers" not in world.packages:
+        errors.append(f"{t5.FLAG}: needs the transformers package, which is not installed")
+    try:
+        width = t5.t5_width(path)
+        t5.tokenizer_folder(path)
+    except ValueError as error:
+        return [*errors, str(error)]
+    if text_width is not None and width != text_width:
+        errors.append(_width_error(config.encoders, width, text_width))
+    return errors
+
+
+def _width_error(config: EncoderConfig, found: int, wanted: int) -> str:
+    return f"{t5.FLAG} {config.text_encoder_path}: gives embeddings of width {found}, the model takes {wanted}"

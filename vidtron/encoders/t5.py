@@ -1,0 +1,89 @@
+"""A T5 text encoder, as transformers stores it in a local folder.
+
+Shapes: B batch, L text tokens, E text width.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidtron.encoders.folders import model_folder, read_config, weights_fingerprint
+
+FLAG = "--text-encoder-path"
+_TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+
+
+def t5_folder(path: Path) -> Path:
+    """The folder of the encoder: `path` or `path`/text_encoder; ValueError, starting with the flag, for anything
+    else."""
+    folder = model_folder(path, "text_encoder", FLAG)
+    try:
+        kind = read_config(folder).get("model_type")
+    except ValueError as error:
+        raise ValueError(f"{FLAG} {path}: {error}") from error
+    if kind != "t5":
+        raise ValueError(f"{FLAG} {path}: holds a model of type {kind or 'unknown'}; accepted: t5")
+    return folder
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """The folder of the tokenizer: `path`, its subfolder tokenizer, or tokenizer beside it (a diffusers pipeline)."""
+    candidates = [path, path / "tokenizer", path.parent / "tokenizer"]
+    for folder in candidates:
+        if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            return folder
+    raise ValueError(
+        f"{FLAG} {path}: no tokenizer; looked for {' or '.join(_TOKENIZER_FILES)} in "
+        + ", ".join(str(folder) for folder in candidates)
+    )
+
+
+def t5_width(path: Path) -> int:
+    """Width of the embeddings, read from config.json."""
+    return int(read_config(t5_folder(path))["d_model"])
+
+
+class T5TextEncoder:
+    """T5's last hidden state (after its final norm), frozen. Needs the transformers package (ImportError without it).
+
+    As in CogVideoX: captions are cut or padded to `length` tokens and the encoder sees the padding, without a mask.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        length: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Loads weights and tokenizer; ValueError for a folder that holds something else."""
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        self._folder = t5_folder(path)
+        self.length = length
+        self.device = torch.device(device)
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(path), local_files_only=True)
+        if self._tokenizer.pad_token_id is None:
+            raise ValueError(f"{FLAG} {path}: the tokenizer has no padding token")
+        model = T5EncoderModel.from_pretrained(self._folder, local_files_only=True, dtype=dtype)
+        self._model = model.to(self.device).eval().requires_grad_(False)
+        self.width = int(self._model.config.d_model)
+        if len(self._tokenizer) > self._model.config.vocab_size:
+            raise ValueError(
+                f"{FLAG} {path}: the tokenizer knows {len(self._tokenizer)} tokens, the encoder only "
+                f"{self._model.config.vocab_size}"
+            )
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> Tensor:
+        """Embeddings [B, length, width], fp32."""
+        if not captions:
+            return torch.empty(0, self.length, self.width, device=self.device)
+        tokens_BL = self._tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        ).input_ids
+        return self._model(input_ids=tokens_BL.to(self.device)).last_hidden_state.float()
+
+    def fingerprint(self) -> str:
+        return f"t5-{self.length}-{weights_fingerprint(self._folder)}"
