@@ -1,0 +1,109 @@
+"""The CogVideoX family's configuration and presets.
+
+Imports nothing heavy: the command line reads the presets before torch is needed.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from vidtron.models.preset import Preset
+
+VIDEO, TEXT = 0, 1
+"""Kinds of tokens, in the order of a layer's modulation vectors on disk."""
+
+
+@dataclass
+class CogVideoXConfig:
+    """CogVideoX network"""
+
+    num_layers: int = 30
+    """Transformer layers."""
+    hidden_size: int = 1920
+    """Width of the hidden states."""
+    num_attention_heads: int = 30
+    """Attention heads; their width is hidden size / heads."""
+    time_embed_dim: int = 512
+    """Width of the time embedding."""
+    in_channels: int = 16
+    """Channels the network receives: the latent's, and as many again for an image condition."""
+    out_channels: int = 16
+    """Channels of the latent."""
+    patch_size: int = 2
+    """Latent pixels per token, in height and in width."""
+    patch_size_t: int = 1
+    """Latent frames per token."""
+    text_length: int = 226
+    """Text tokens; captions are padded or cut to it."""
+    text_width: int = 4096
+    """Width of the text encoder's output."""
+    position: Literal["sincos", "rotary"] = "sincos"
+    """Positions of video tokens: fixed 3D sin/cos added to the input, or 3D rotary in every layer."""
+    spatial_interpolation: float = 1.875
+    """sincos: height and width indices are divided by this."""
+    learned_position_grid: tuple[int, int, int] | None = None
+    """Frames, height and width (in tokens) of a learned position table, added besides rotary; unset: none."""
+    ofs_embedding: bool = False
+    """A second scalar embedding, added to the time embedding (CogVideoX 1.5 image-to-video)."""
+    final_norm_eps: float = 1e-6
+    """Epsilon of the last modulated norm: 1e-6 in SAT's network, 1e-5 in diffusers'."""
+
+    @property
+    def head_dim(self) -> int:
+        """Features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def image_conditioned(self) -> bool:
+        """Whether the network receives image latents beside the noisy ones."""
+        return self.in_channels == 2 * self.out_channels
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Tokens in time, height and width of a latent of that size."""
+        return frames // self.patch_size_t, height // self.patch_size, width // self.patch_size
+
+
+_2B = CogVideoXConfig()
+_5B = replace(_2B, num_layers=42, hidden_size=3072, num_attention_heads=48, position="rotary")
+_1_5 = replace(_5B, patch_size_t=2, text_length=224)
+_V1_CLIP = {"num_frames": 49, "height": 480, "width": 720, "fps": 8.0}
+_V1_5_CLIP = {"num_frames": 81, "height": 768, "width": 1360, "fps": 16.0}
+_5B_LATENTS = {"scale_factor": 0.7}
+# 17 frames of 64 x 96: 5 latent frames of 8 x 12, 120 video tokens.
+_TINY = replace(
+    _5B, num_layers=4, hidden_size=64, num_attention_heads=4, time_embed_dim=64, text_length=16, text_width=32
+)
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "cogvideox-2b",
+            "cogvideox",
+            _2B,
+            {"data": _V1_CLIP, "encoders": {"scale_factor": 1.15258426}, "objective": {"noise_shift": 3.0}},
+        ),
+        Preset("cogvideox-5b", "cogvideox", _5B, {"data": _V1_CLIP, "encoders": _5B_LATENTS}),
+        Preset(
+            "cogvideox-5b-i2v",
+            "cogvideox",
+            replace(_5B, in_channels=32, learned_position_grid=(13, 30, 45)),
+            {"data": _V1_CLIP, "encoders": _5B_LATENTS},
+        ),
+        Preset("cogvideox-1.5-5b", "cogvideox", _1_5, {"data": _V1_5_CLIP, "encoders": _5B_LATENTS}),
+        Preset(
+            "cogvideox-1.5-5b-i2v",
+            "cogvideox",
+            replace(_1_5, in_channels=32, ofs_embedding=True),
+            {"data": _V1_5_CLIP, "encoders": _5B_LATENTS},
+        ),
+        Preset(
+            "cogvideox-tiny",
+            "cogvideox",
+            _TINY,
+            {
+                "data": {"num_frames": 17, "height": 64, "width": 96, "fps": None},
+                "optimizer": {"lr": 2e-3, "lr_warmup_iters": 20, "lr_decay_style": "cosine", "clip_grad": 1.0},
+            },
+        ),
+    )
+}

@@ -1,0 +1,197 @@
+"""CogVideoX as the trainer sees it."""
+
+import math
+from dataclasses import dataclass
+
+from megatron.core.transformer.module import MegatronModule
+
+from vidtron.config.run import RunConfig
+from vidtron.config.world import World
+from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
+from vidtron.models.cogvideox.flops import training_flops
+from vidtron.models.cogvideox.model import CogVideoX
+from vidtron.models.layers.specs import choose_backend
+from vidtron.models.layers.transformer_config import transformer_config
+from vidtron.parallel import Groups
+from vidtron.parallel.tokens import padded_length, sequence_multiple
+
+TEMPORAL_RATIO, SPATIAL_RATIO = 4, 8
+"""Frames and pixels of the video per latent frame and latent pixel."""
+
+
+def latent_frames(run: RunConfig) -> int:
+    """Latent frames of a clip of `num_frames`, before the model's padding."""
+    return (run.data.num_frames - 1) // TEMPORAL_RATIO + 1
+
+
+@dataclass(frozen=True)
+class CogVideoXFamily:
+    """Builds the network and answers what the trainer asks of it."""
+
+    name: str = "cogvideox"
+    config_class: type[CogVideoXConfig] = CogVideoXConfig
+
+    @property
+    def presets(self):
+        """Presets by name."""
+        return PRESETS
+
+    def build(
+        self,
+        run: RunConfig,
+        groups: Groups,
+        *,
+        pre_process: bool = True,
+        post_process: bool = True,
+        vp_stage: int | None = None,
+    ) -> MegatronModule:
+        """One chunk of the network, with its initial weights, on the rank's device."""
+        network: CogVideoXConfig = run.network
+        world = World.from_environment()
+        config = transformer_config(
+            run,
+            num_layers=network.num_layers,
+            hidden_size=network.hidden_size,
+            num_attention_heads=network.num_attention_heads,
+            ffn_hidden_size=4 * network.hidden_size,
+            cuda=groups.device.type == "cuda",
+        )
+        return CogVideoX(
+            network,
+            config,
+            groups,
+            backend=choose_backend(run.precision, world),
+            seed=run.training.seed,
+            pre_process=pre_process,
+            post_process=post_process,
+            vp_stage=vp_stage,
+        )
+
+    def latent_shape(self, run: RunConfig) -> tuple[int, int, int, int]:
+        """(frames, channels, height, width) of the latents the network sees, frames padded to whole patches."""
+        network: CogVideoXConfig = run.network
+        frames = padded_length(latent_frames(run), network.patch_size_t)
+        return frames, network.out_channels, run.data.height // SPATIAL_RATIO, run.data.width // SPATIAL_RATIO
+
+    def tokens_per_sample(self, run: RunConfig) -> int:
+        """Text and video tokens of one sample, without padding."""
+        frames, _, height, width = self.latent_shape(run)
+        return run.network.text_length + math.prod(run.network.grid(frames, height, width))
+
+    def sequence_length(self, run: RunConfig) -> int:
+        """Tokens of one sample, padded: what the pipeline's transfers are sized by."""
+        parallel = run.parallel
+        multiple = sequence_multiple(
+            tp=parallel.tensor_model_parallel_size,
+            cp=parallel.context_parallel_size,
+            sequence_parallel=parallel.sequence_parallel,
+            fp8=run.precision.fp8_format is not None,
+        )
+        return padded_length(self.tokens_per_sample(run), multiple)
+
+    def flops_per_sample(self, run: RunConfig) -> float:
+        """Model FLOPs of forward and backward pass, recomputation not counted."""
+        return training_flops(run.network, self.latent_shape(run))
+
+    def image_conditioned(self, network: CogVideoXConfig) -> bool:
+        """Whether training needs an image condition."""
+        return network.image_conditioned
+
+    def check(self, run: RunConfig, world: World) -> list[str]:
+        """Everything about the network and its clip size that cannot work."""
+        return [*_check_network(run.network), *_check_layout(run), *self._check_clip(run)]
+
+    def _check_clip(self, run: RunConfig) -> list[str]:
+        network: CogVideoXConfig = run.network
+        errors = []
+        if run.data.num_frames < 1 or run.data.num_frames % TEMPORAL_RATIO != 1:
+            below = max(run.data.num_frames - 1, 0) // TEMPORAL_RATIO * TEMPORAL_RATIO + 1
+            errors.append(
+                f"--num-frames {run.data.num_frames}: the autoencoder takes 4k+1 frames; nearest: {below}, {below + 4}"
+            )
+        pixels = SPATIAL_RATIO * network.patch_size
+        for flag, value in (("height", run.data.height), ("width", run.data.width)):
+            if value < pixels or value % pixels:
+                errors.append(f"--{flag} {value}: accepted: multiples of {pixels} pixels")
+        if network.learned_position_grid is not None and not errors:
+            frames, _, height, width = self.latent_shape(run)
+            t, h, w = network.grid(frames, height, width)
+            learned = network.learned_position_grid
+            if (h, w) != learned[1:] or t > learned[0]:
+                errors.append(
+                    f"--learned-position-grid {learned}: the clip has {t} x {h} x {w} tokens; accepted: the same height "
+                    "and width, and no more frames"
+                )
+        if run.parallel.cp_comm_type in ("p2p", "a2a+p2p") and run.parallel.context_parallel_size > 1 and not errors:
+            tokens, halves = self.tokens_per_sample(run), 2 * run.parallel.context_parallel_size
+            if self.sequence_length(run) != tokens or tokens % halves:
+                errors.append(
+                    f"--cp-comm-type {run.parallel.cp_comm_type}: {tokens} tokens would need padding, which it cannot "
+                    f"mask; accepted: a2a, all_gather, or tokens that divide by {halves}"
+                )
+        return errors
+
+
+def _check_network(network: CogVideoXConfig) -> list[str]:
+    errors = []
+    for flag in ("num_layers", "hidden_size", "num_attention_heads", "time_embed_dim", "text_length", "text_width"):
+        if getattr(network, flag) < 1:
+            errors.append(f"--{flag.replace('_', '-')} {getattr(network, flag)}: accepted: 1 or more")
+    if errors:
+        return errors
+    if network.hidden_size % network.num_attention_heads:
+        errors.append(
+            f"--hidden-size {network.hidden_size}: does not divide by --num-attention-heads "
+            f"{network.num_attention_heads}; accepted: a multiple of it"
+        )
+    elif network.position == "rotary" and network.head_dim % 16:
+        errors.append(
+            f"--num-attention-heads {network.num_attention_heads}: heads of {network.head_dim} features; rotary "
+            "positions take multiples of 16"
+        )
+    if network.position == "sincos" and network.hidden_size % 16:
+        errors.append(f"--hidden-size {network.hidden_size}: sincos positions take multiples of 16")
+    if network.in_channels not in (network.out_channels, 2 * network.out_channels):
+        errors.append(
+            f"--in-channels {network.in_channels}: accepted: {network.out_channels} (text to video) or "
+            f"{2 * network.out_channels} (with an image condition)"
+        )
+    return errors
+
+
+def _check_layout(run: RunConfig) -> list[str]:
+    network, parallel = run.network, run.parallel
+    tp, cp, pp = (
+        parallel.tensor_model_parallel_size,
+        parallel.context_parallel_size,
+        parallel.pipeline_model_parallel_size,
+    )
+    errors = []
+    if min(tp, cp, pp) < 1:
+        return errors  # the parallel room names it
+    if network.num_attention_heads % tp:
+        errors.append(
+            f"--tensor-model-parallel-size {tp}: {network.num_attention_heads} attention heads do not divide by it; "
+            f"accepted: {_divisors(network.num_attention_heads)}"
+        )
+    elif parallel.cp_comm_type in ("a2a", "a2a+p2p") and cp > 1 and (network.num_attention_heads // tp) % cp:
+        errors.append(
+            f"--cp-comm-type {parallel.cp_comm_type}: {network.num_attention_heads // tp} heads on a tensor-parallel "
+            f"rank do not divide by --context-parallel-size {cp}; accepted here: all_gather, auto"
+        )
+    per_chunk = parallel.num_layers_per_virtual_pipeline_stage
+    if network.num_layers % pp:
+        errors.append(
+            f"--pipeline-model-parallel-size {pp}: {network.num_layers} layers do not divide by it; accepted: "
+            f"{_divisors(network.num_layers)}"
+        )
+    elif per_chunk is not None and (per_chunk < 1 or (network.num_layers // pp) % per_chunk):
+        errors.append(
+            f"--num-layers-per-virtual-pipeline-stage {per_chunk}: the {network.num_layers // pp} layers of a stage do "
+            f"not divide by it; accepted: {_divisors(network.num_layers // pp)}"
+        )
+    return errors
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

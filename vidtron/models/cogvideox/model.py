@@ -1,0 +1,218 @@
+"""The CogVideoX network (arXiv:2408.06072), one pipeline chunk of it.
+
+Shape letters: B micro-batch, T C H W latent frames, channels, height, width, L text tokens, E text width (in
+`embedding_TBE`: width of the time embedding), S tokens of this rank, D hidden width.
+"""
+
+import math
+
+import torch
+from megatron.core.dist_checkpointing.mapping import ShardedStateDict, ShardedTensor
+from megatron.core.enums import ModelType
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from torch import Tensor
+from torch.nn.functional import silu
+
+from vidtron.models.cogvideox.config import TEXT, VIDEO, CogVideoXConfig
+from vidtron.models.cogvideox.embeddings import TokenEmbedding, unpatchify
+from vidtron.models.cogvideox.layers import FinalLayer
+from vidtron.models.layers import initialization as init
+from vidtron.models.layers.block import ConditionedTransformerBlock
+from vidtron.models.layers.conditioning import Conditioning, Rotary, Segment
+from vidtron.models.layers.embeddings import ScalarEmbedding, mark_replicated_over_stages
+from vidtron.models.layers.rotary import angles_3d, rotary_table
+from vidtron.models.layers.specs import Backend, modulated_layer_spec, norm_class
+from vidtron.parallel import Groups
+from vidtron.parallel.tokens import TokenSplit, gather_sequence
+
+OFS_VALUE = 2.0
+"""The one value CogVideoX 1.5 image-to-video was trained and is sampled with."""
+QK_NORM_EPS = 1e-6
+REPLICATED = ("time_embedding", "ofs_embedding")
+"""Modules of which every pipeline stage has a copy."""
+
+
+class CogVideoX(MegatronModule):
+    """Noisy latents, timesteps and text -> velocity of the latents.
+
+    Tokens are [text | video], both through the same layers with modulation vectors of their own. Every rank of a
+    replica receives the whole micro-batch and takes its own tokens of it; between pipeline stages only hidden states
+    travel, and each stage embeds the timesteps itself.
+    """
+
+    def __init__(
+        self,
+        network: CogVideoXConfig,
+        config: TransformerConfig,
+        groups: Groups,
+        *,
+        backend: Backend,
+        seed: int,
+        pre_process: bool = True,
+        post_process: bool = True,
+        vp_stage: int | None = None,
+    ):
+        super().__init__(config=config)
+        self.network, self.groups = network, groups
+        self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
+        # mcore's schedules and gradient reduction read these two (pipeline_parallel/schedules.py,
+        # distributed/finalize_model_grads.py).
+        self.model_type = ModelType.encoder_or_decoder
+        self.share_embeddings_and_output_weights = False
+
+        width = network.time_embed_dim
+        self.time_embedding = ScalarEmbedding(config, network.hidden_size, width)
+        if network.ofs_embedding:
+            self.ofs_embedding = ScalarEmbedding(config, width, width)
+        for name in REPLICATED:
+            if hasattr(self, name):
+                mark_replicated_over_stages(getattr(self, name), first=pre_process)
+        if pre_process:
+            self.embedding = TokenEmbedding(network, config)
+        self.decoder = ConditionedTransformerBlock(
+            config,
+            self._block_spec(backend),
+            pre_process=pre_process,
+            post_process=post_process,
+            pg_collection=groups.pg,
+            vp_stage=vp_stage,
+        )
+        if post_process:
+            self.final = FinalLayer(
+                config,
+                norm_class(backend),
+                embedding_width=width,
+                patch_values=network.out_channels * network.patch_size_t * network.patch_size**2,
+                eps=network.final_norm_eps,
+                tp=groups.tp,
+            )
+        self.to(groups.device)
+        init.initialize(self, self._init_rule, seed=seed, tp=groups.tp)
+
+    def _block_spec(self, backend: Backend) -> TransformerBlockSubmodules:
+        layer: ModuleSpec = modulated_layer_spec(
+            backend,
+            embedding_width=self.network.time_embed_dim,
+            kinds=2,
+            qk_norm_eps=QK_NORM_EPS,
+            cp_comm_type=self.config.cp_comm_type,
+        )
+        layers = get_num_layers_to_build(self.config, self.vp_stage, self.groups.pp.rank())
+        return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm_class(backend))
+
+    def forward(
+        self,
+        noisy_BTCHW: Tensor,
+        timesteps_B: Tensor,
+        text_BLE: Tensor,
+        image_latents: Tensor | None = None,
+    ) -> Tensor:
+        """Run this chunk.
+
+        Args:
+            noisy_BTCHW: noisy latents.
+            timesteps_B: training timesteps, integers or fp32.
+            text_BLE: text embeddings.
+            image_latents: like `noisy_BTCHW`, for the image-to-video networks.
+
+        Returns:
+            On the last chunk the velocity, fp32 [B, T, C, H, W], the same on all ranks of the TP and CP groups; else
+            the hidden states [S, B, D] for the next chunk.
+        """
+        network = self.network
+        shape = (noisy_BTCHW.shape[1], network.out_channels, *noisy_BTCHW.shape[3:])
+        grid = network.grid(shape[0], *shape[2:])
+        text_length = text_BLE.shape[1]
+        split = self._split(text_length + math.prod(grid))
+        embedding_TBE = self._time_embedding(timesteps_B)[None]
+        hidden_SBD = None
+        if self.pre_process:
+            latents = noisy_BTCHW
+            if network.image_conditioned:
+                if image_latents is None:
+                    raise ValueError("an image-to-video network needs image_latents")
+                latents = torch.cat((noisy_BTCHW, image_latents), dim=2)
+            hidden_SBD = self.embedding(latents, text_BLE, split)
+        conditioning = Conditioning(
+            embedding_TBE, self._segments(split, text_length), split.tokens, self._rotary(split, text_length, grid)
+        )
+        hidden_SBD = self.decoder(hidden_SBD, conditioning)
+        if not self.post_process:
+            return hidden_SBD
+        patches_SBP = self.final(hidden_SBD, embedding_TBE)
+        patches_VBP = gather_sequence(patches_SBP, split, tp=self.groups.tp, cp=self.groups.cp)[text_length:]
+        return unpatchify(patches_VBP, shape, network.patch_size_t, network.patch_size).float()
+
+    def _split(self, tokens: int) -> TokenSplit:
+        return TokenSplit.of_rank(
+            tokens,
+            tp=self.groups.tp,
+            cp=self.groups.cp,
+            sequence_parallel=self.config.sequence_parallel,
+            fp8=bool(self.config.fp8),
+        )
+
+    def _time_embedding(self, timesteps_B: Tensor) -> Tensor:
+        """Input of every modulation, after its SiLU: [B, E]."""
+        embedding = self.time_embedding(timesteps_B)
+        if self.network.ofs_embedding:
+            embedding = embedding + self.ofs_embedding(timesteps_B.new_full((1,), OFS_VALUE, dtype=torch.float32))
+        return silu(embedding)
+
+    @staticmethod
+    def _segments(split: TokenSplit, text_length: int) -> tuple[Segment, ...]:
+        """This rank's rows of text and of video; padding goes with the video."""
+        text = min(max(text_length - split.start, 0), split.length)
+        segments = (Segment(0, text, TEXT), Segment(text, split.length, VIDEO))
+        return tuple(s for s in segments if s.stop > s.start)
+
+    def _rotary(self, split: TokenSplit, text_length: int, grid: tuple[int, int, int]) -> Rotary | None:
+        if self.network.position != "rotary":
+            return None
+        angles = torch.zeros(split.padded, self.network.head_dim)
+        angles[text_length : split.tokens] = angles_3d(*grid, self.network.head_dim)
+        return rotary_table(angles, self.config.params_dtype, self.groups.device)
+
+    def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
+        """Hidden states from the previous stage, as mcore's schedules hand them over."""
+        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
+    ) -> ShardedStateDict:
+        """mcore's sharded state; of the modules that every stage has, the first chunk's copy is the one saved."""
+        state = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        copy_number = self.groups.pp.rank() + self.groups.pp.size() * (self.vp_stage or 0)
+        for name, tensor in state.items():
+            if name.removeprefix(prefix).split(".")[0] in REPLICATED and isinstance(tensor, ShardedTensor):
+                tensor.replica_id = (copy_number, *tensor.replica_id[1:])
+        return state
+
+    def _init_rule(self, name: str) -> init.Rule:
+        """Initial weights as in SAT's CogVideoX: 0.02-normal in the layers, smaller at their outputs, Xavier at the
+        patches, torch's default for the rest."""
+        network = self.network
+        module = name.rsplit(".", 2)[-2] if "." in name else name
+        hidden, patch = network.hidden_size, network.patch_size_t * network.patch_size**2
+        if name.endswith("positions"):
+            return init.normal(0.02)
+        if "norm" in module:
+            return init.constant(1.0 if name.endswith("weight") else 0.0)
+        if module in ("linear_qkv", "linear_fc1", "linear_proj", "linear_fc2"):
+            if name.endswith("bias"):
+                return init.constant(0.0)
+            output = module in ("linear_proj", "linear_fc2")
+            return init.normal(0.02 / math.sqrt(2 * network.num_layers) if output else 0.02)
+        if module in ("patch_proj", "proj"):
+            if name.endswith("bias"):
+                return init.constant(0.0)
+            fans = {"patch_proj": network.in_channels * patch, "proj": network.out_channels * patch}
+            return init.xavier_uniform(hidden, fans[module])
+        fan_in = {
+            "time_embedding.linear_1": hidden,
+            "embedding.text_proj": network.text_width,
+        }.get(name.rsplit(".", 1)[0], network.time_embed_dim)
+        return init.uniform(1.0 / math.sqrt(fan_in))

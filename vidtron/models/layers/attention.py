@@ -1,0 +1,97 @@
+"""Bidirectional self-attention over video tokens.
+
+Shape letters: S all tokens, s tokens of one context-parallel rank (padding included), B micro-batch, N heads of this
+rank, R features of a head, D hidden width.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+
+from vidtron.models.layers.conditioning import Conditioning, Rotary
+from vidtron.models.layers.recompute import Recomputed
+from vidtron.models.layers.rotary import rotate
+from vidtron.parallel.context_parallel import (
+    choose_exchange,
+    gather_keys_values,
+    heads_for_tokens,
+    tokens_for_heads,
+)
+
+
+class SDPACoreAttention(MegatronModule):
+    """torch's scaled_dot_product_attention behind mcore's interface for attention kernels, without a mask."""
+
+    def __init__(self, config: TransformerConfig, softmax_scale: float | None = None, **_: Any):
+        super().__init__(config=config)
+        self.softmax_scale = softmax_scale
+
+    def forward(self, query_SBNR: Tensor, key_SBNR: Tensor, value_SBNR: Tensor, *_: Any, **__: Any) -> Tensor:
+        """[S, B, N, R] each (key and value may be longer) -> [S, B, N * R]."""
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBNR, key_SBNR, value_SBNR))
+        out = F.scaled_dot_product_attention(query, key, value, scale=self.softmax_scale)
+        return out.permute(2, 0, 1, 3).flatten(2)
+
+
+class VideoSelfAttention(SelfAttention):
+    """mcore's self-attention with query-key norm before a 3D rotary embedding, inside our exchange over CP ranks.
+
+    The norms and the rotation are recomputed in the backward pass. With the all-to-all exchange they run after it, on
+    all tokens of the rank's heads: one collective carries queries, keys and values, and nothing is kept twice.
+    """
+
+    def __init__(self, config: TransformerConfig, submodules: SelfAttentionSubmodules, **kwargs: Any):
+        cp_comm_type = kwargs.pop("cp_comm_type", None)  # mcore passes it on from the configuration under CP only
+        exchange = choose_exchange(
+            cp_comm_type or "auto",
+            heads=config.num_attention_heads,
+            tp=kwargs["pg_collection"].tp.size(),
+            cp=kwargs["pg_collection"].cp.size(),
+        )
+        if exchange == "kernel":
+            kwargs["cp_comm_type"] = cp_comm_type
+        super().__init__(config=config, submodules=submodules, **kwargs)
+        self.exchange = exchange
+
+    def forward(self, hidden_sBD: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        """Hidden states [s, B, D] (a shard of them under SP) -> the same shape, and the bias still to be added."""
+        cp = self.pg_collection.cp
+        mixed_sBD, _ = self.linear_qkv(hidden_sBD)
+        heads, width = self.num_attention_heads_per_partition, self.hidden_size_per_attention_head
+        mixed_SBNX = mixed_sBD.view(*mixed_sBD.shape[:2], heads, 3 * width)
+        chunk = mixed_SBNX.shape[0]
+        first = 0 if self.exchange in ("none", "a2a") else cp.rank() * chunk
+        if self.exchange == "a2a":
+            mixed_SBNX = heads_for_tokens(mixed_SBNX, cp)
+        if self.exchange in ("none", "a2a"):  # all tokens are here: padding is cut off before the kernel sees it
+            mixed_SBNX = mixed_SBNX[: conditioning.tokens]
+
+        query, key, value = mixed_SBNX.split(width, dim=-1)
+        rotary = conditioning.rotary and conditioning.rotary.rows(first, first + query.shape[0])
+        prepared = Recomputed(lambda q, k: self._normalize_and_rotate(q, k, rotary), query, key)
+        query, key = prepared.value
+        if self.exchange == "all_gather":
+            key, value = (x[: conditioning.tokens] for x in gather_keys_values(key, value, cp))
+        kernel = self.core_attention
+        if self.checkpoint_core_attention and self.training:  # --recompute-granularity selective
+            kernel = self._checkpointed_attention_forward
+        out_SBD = kernel(query, key, value, None, attn_mask_type=AttnMaskType.no_mask)
+        prepared.release_after(out_SBD)
+
+        if self.exchange in ("none", "a2a"):
+            padding = chunk * (cp.size() if self.exchange == "a2a" else 1) - conditioning.tokens
+            out_SBD = F.pad(out_SBD, (0, 0, 0, 0, 0, padding)) if padding else out_SBD
+        if self.exchange == "a2a":
+            out_SBD = tokens_for_heads(out_SBD.unflatten(-1, (-1, width)), cp).flatten(2)
+        return self.linear_proj(out_SBD)
+
+    def _normalize_and_rotate(self, query: Tensor, key: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+        query, key = self.q_layernorm(query), self.k_layernorm(key)
+        if rotary is None:
+            return query, key
+        return rotate(query, rotary), rotate(key, rotary)

@@ -1,0 +1,68 @@
+"""Initial weights that depend on the seed and a parameter's name alone, never on the layout."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from vidtron.parallel.randomness import named_generator
+
+Rule = Callable[[Tensor, torch.Generator], None]
+"""Fills a whole (unsplit) fp32 tensor in place."""
+
+
+def normal(std: float) -> Rule:
+    """N(0, std)."""
+    return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator) and None
+
+
+def xavier_uniform(fan_in: int, fan_out: int) -> Rule:
+    """U(-b, b) with b = sqrt(6 / (fan_in + fan_out))."""
+    return uniform(math.sqrt(6.0 / (fan_in + fan_out)))
+
+
+def uniform(bound: float) -> Rule:
+    """U(-bound, bound); with bound = 1 / sqrt(fan_in) it is torch's default for linear layers."""
+    return lambda tensor, generator: tensor.uniform_(-bound, bound, generator=generator) and None
+
+
+def constant(value: float) -> Rule:
+    """Every element the same."""
+    return lambda tensor, generator: tensor.fill_(value) and None
+
+
+@dataclass(frozen=True)
+class NamedParameter:
+    """A parameter of this rank under its name in the whole model."""
+
+    name: str
+    parameter: nn.Parameter
+
+
+def global_names(chunk: nn.Module, block: str = "decoder") -> Iterable[NamedParameter]:
+    """The parameters of a model chunk, `{block}.layers.I.` counted over the whole model from 0."""
+    prefix = f"{block}.layers."
+    layers = chunk.get_submodule(f"{block}.layers")
+    for name, parameter in chunk.named_parameters():
+        if name.startswith(prefix):
+            local, rest = name[len(prefix) :].split(".", 1)
+            name = f"{prefix}{layers[int(local)].layer_number - 1}.{rest}"  # type: ignore[index,operator]
+        yield NamedParameter(name, parameter)
+
+
+@torch.no_grad()
+def initialize(chunk: nn.Module, rule_for: Callable[[str], Rule], *, seed: int, tp: ProcessGroup) -> None:
+    """Fill every parameter of `chunk`: the whole tensor is drawn on the CPU in fp32, then this rank's part is taken."""
+    for named in global_names(chunk):
+        parameter = named.parameter
+        split = getattr(parameter, "tensor_model_parallel", False) and tp.size() > 1
+        shape = list(parameter.shape)
+        dim = parameter.partition_dim if split else 0  # type: ignore[attr-defined]
+        if split:
+            shape[dim] *= tp.size()
+        whole = torch.empty(shape, dtype=torch.float32)
+        rule_for(named.name)(whole, named_generator(seed, named.name))
+        parameter.copy_(whole.chunk(tp.size(), dim)[tp.rank()] if split else whole)

@@ -1,0 +1,91 @@
+"""One layer, two backends: mcore's own linear layers with torch kernels, or Transformer Engine's."""
+
+import copy
+from functools import partial
+from typing import Any, Literal
+
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
+
+from vidtron.config.precision import PrecisionConfig
+from vidtron.config.world import World
+from vidtron.models.layers.attention import SDPACoreAttention, VideoSelfAttention
+from vidtron.models.layers.layer import ModulatedLayer
+from vidtron.models.layers.norms import LayerNorm
+
+Backend = Literal["local", "transformer_engine"]
+
+
+def choose_backend(precision: PrecisionConfig, world: World) -> Backend:
+    """The backend of --transformer-impl; auto takes Transformer Engine where it is installed and a GPU is present."""
+    if precision.transformer_impl != "auto":
+        return precision.transformer_impl
+    return "transformer_engine" if world.has_cuda and "transformer_engine" in world.packages else "local"
+
+
+def norm_class(backend: Backend) -> Any:
+    """The backend's layer norm: called with (config, hidden_size, eps)."""
+    if backend == "local":
+        return LayerNorm
+    from megatron.core.extensions.transformer_engine import TENorm
+
+    return TENorm
+
+
+def _with_eps(norm: Any, fixed_eps: float) -> Any:
+    """`norm` with `fixed_eps` instead of the epsilon that mcore passes to every norm of a layer."""
+
+    def build(config: TransformerConfig, hidden_size: int, eps: float) -> Any:
+        return norm(config=config, hidden_size=hidden_size, eps=fixed_eps)
+
+    return build
+
+
+def _te_core_attention(exchange_outside: bool, *, config: TransformerConfig, **kwargs: Any) -> Any:
+    """Transformer Engine's attention; without its own context parallelism where our exchange surrounds it."""
+    from megatron.core.extensions.transformer_engine import TEDotProductAttention
+
+    if exchange_outside:
+        config = copy.copy(config)
+        config.context_parallel_size = 1
+        kwargs.pop("cp_comm_type", None)
+    return TEDotProductAttention(config=config, **kwargs)
+
+
+def modulated_layer_spec(
+    backend: Backend, *, embedding_width: int, kinds: int, qk_norm_eps: float, cp_comm_type: str
+) -> ModuleSpec:
+    """The spec of `ModulatedLayer` with the backend's parts."""
+    norm = norm_class(backend)
+    if backend == "local":
+        column, row, core = ColumnParallelLinear, RowParallelLinear, SDPACoreAttention
+    else:
+        from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+
+        column, row = TEColumnParallelLinear, TERowParallelLinear
+        core = partial(_te_core_attention, cp_comm_type not in ("p2p", "a2a+p2p"))
+    return ModuleSpec(
+        module=ModulatedLayer,
+        params={"embedding_width": embedding_width, "kinds": kinds},
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=norm,
+            self_attention=ModuleSpec(
+                module=VideoSelfAttention,
+                params={"attn_mask_type": AttnMaskType.no_mask},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=column,
+                    core_attention=core,
+                    linear_proj=row,
+                    q_layernorm=_with_eps(norm, qk_norm_eps),
+                    k_layernorm=_with_eps(norm, qk_norm_eps),
+                ),
+            ),
+            pre_mlp_layernorm=norm,
+            mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row)),
+        ),
+    )
