@@ -6,8 +6,6 @@ parser and its help from the dataclasses. Nothing here imports torch, so that `-
 
 import dataclasses
 import re
-import shutil
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -122,11 +120,11 @@ def _parse(
     model = str(words.last("model") or content.get("model") or "")
     if words.help:
         model = model if model in preset_names else preset_names[0]
-        about = (
-            f"{description} Flags override the file of --config, which overrides the preset of --model. "
+        about = (  # tyro joins lines that are not separated by an empty one
+            f"{description}\n\n"
+            "A flag overrides the file of --config, which overrides the preset of --model.\n\n"
             f"The defaults shown are those of --model {model}."
         )
-        about = textwrap.fill(about, min(shutil.get_terminal_size().columns, 100))
         _run_tyro(["--help"], _with_preset(model, preset(model)), preset_names, prog, about)
     if model not in preset_names:
         given = f"--model {model}: unknown" if model else "--model: missing"
