@@ -1,0 +1,247 @@
+"""Puts megatron-core's parts around the model: DDP, optimizer, parameter scheduler, and the hooks they need of each other."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import MegatronOptimizer, clip_grads, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as McoreOptimizerConfig
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.timers import Timers
+from megatron.core.transformer.module import Float16Module, MegatronModule
+
+from vidtron.config.run import RunConfig
+from vidtron.parallel.check import virtual_pipeline_size
+from vidtron.parallel.groups import Groups
+
+
+@dataclass
+class TrainedModel:
+    """A model and what trains it, on one rank."""
+
+    modules: list[MegatronModule]
+    """The bare chunks of this rank: one, or one for each virtual pipeline stage."""
+    chunks: list[DistributedDataParallel]
+    """The same, wrapped."""
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+    clip_grad: float
+
+    def zero_grad(self) -> None:
+        """Empty the gradient buffers; called before each forward-backward pass."""
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the gradient of the whole model; the same on all ranks. Leaves the gradients ready for `update`."""
+        self.optimizer.prepare_grads()
+        norm = self.optimizer.get_grad_norm()
+        return float(norm.item() if isinstance(norm, torch.Tensor) else norm)
+
+    @torch.no_grad()
+    def update(self, gradient_norm: float) -> None:
+        """Clip the gradients and step the optimizer and the scheduler.
+
+        This is mcore's `ChainedOptimizer.step` without its first half, `gradient_norm`, which the trainer looks at
+        before it lets the weights change.
+        """
+        parts = getattr(self.optimizer, "chained_optimizers", [self.optimizer])
+        for part in parts:
+            parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
+            if parameters and self.clip_grad > 0:
+                clip_grads.clip_grad_by_total_norm_fp32(
+                    parameters, max_norm=self.clip_grad, total_norm=gradient_norm, use_decoupled_grad=False
+                )
+        if not self.optimizer.step_with_ready_grads():
+            raise RuntimeError("the optimizer refused the step")
+        self.scheduler.step(increment=1)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @contextlib.contextmanager
+    def complete_weights(self) -> Iterator[None]:
+        """All weights are gathered while this is open (--overlap-param-gather leaves that to the next forward pass)."""
+        overlapping = [chunk for chunk in self.chunks if chunk.use_forward_hook]
+        for chunk in overlapping:
+            chunk.disable_forward_pre_hook(param_sync=True)
+        try:
+            yield
+        finally:
+            for chunk in overlapping:
+                chunk.enable_forward_pre_hook()
+
+
+def assemble(family: Any, config: RunConfig, groups: Groups, timers: Timers | None = None) -> TrainedModel:
+    """Build this rank's part of the model with everything that trains it.
+
+    Args:
+        family: the model family (`vidtron.models.registry`).
+        config: the run.
+        groups: the run's process groups.
+        timers: mcore's timers, handed to the schedules.
+    """
+    modules = _build(family, config, groups)
+    for module in modules:
+        module.to(groups.device)
+        for parameter in module.parameters():
+            tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+    models: list[Any] = modules
+    if config.precision.bf16:
+        models = [Float16Module(module.config, module) for module in modules]
+    chunks = [
+        DistributedDataParallel(
+            config=module.config,
+            ddp_config=_ddp_config(config),
+            module=model,
+            # Only the first chunk's communication can hide behind the backward passes of the others.
+            disable_bucketing=index > 0,
+            pg_collection=groups.pg,
+        )
+        for index, (module, model) in enumerate(zip(modules, models, strict=True))
+    ]
+    optimizer = get_megatron_optimizer(
+        _optimizer_config(config, timers), chunks, use_gloo_process_groups=False, pg_collection=groups.pg
+    )
+    _connect(config, chunks, optimizer, timers)
+    return TrainedModel(
+        modules=modules,
+        chunks=chunks,
+        optimizer=optimizer,
+        scheduler=_scheduler(config, optimizer),
+        clip_grad=config.optimizer.clip_grad,
+    )
+
+
+def _build(family: Any, config: RunConfig, groups: Groups) -> list[MegatronModule]:
+    stages = virtual_pipeline_size(config)
+    if stages is None:
+        return [
+            family.build(
+                config, groups, pre_process=groups.is_first_stage, post_process=groups.is_last_stage, vp_stage=None
+            )
+        ]
+    return [
+        family.build(
+            config,
+            groups,
+            pre_process=groups.is_first_stage and stage == 0,
+            post_process=groups.is_last_stage and stage == stages - 1,
+            vp_stage=stage,
+        )
+        for stage in range(stages)
+    ]
+
+
+def _ddp_config(config: RunConfig) -> DistributedDataParallelConfig:
+    optimizer = config.optimizer
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=config.precision.accumulate_allreduce_grads_in_fp32,
+        overlap_grad_reduce=optimizer.overlap_grad_reduce,
+        overlap_param_gather=optimizer.overlap_param_gather,
+        align_param_gather=_aligned_gather(config),
+        use_distributed_optimizer=optimizer.use_distributed_optimizer,
+    )
+
+
+def _aligned_gather(config: RunConfig) -> bool:
+    """Gather weights when the interleaved schedule says so, at the same time on all stages."""
+    return config.optimizer.overlap_param_gather and config.parallel.num_layers_per_virtual_pipeline_stage is not None
+
+
+def _optimizer_config(config: RunConfig, timers: Timers | None) -> McoreOptimizerConfig:
+    ours = config.optimizer
+    return McoreOptimizerConfig(
+        optimizer=ours.optimizer,
+        lr=ours.lr,
+        min_lr=ours.min_lr,
+        weight_decay=ours.weight_decay,
+        decoupled_weight_decay=True,
+        adam_beta1=ours.adam_beta1,
+        adam_beta2=ours.adam_beta2,
+        adam_eps=ours.adam_eps,
+        sgd_momentum=ours.sgd_momentum,
+        clip_grad=ours.clip_grad,
+        bf16=config.precision.bf16,
+        params_dtype=torch.bfloat16 if config.precision.bf16 else torch.float32,
+        use_distributed_optimizer=ours.use_distributed_optimizer,
+        overlap_param_gather=ours.overlap_param_gather,
+        timers=timers,
+    )
+
+
+def _scheduler(config: RunConfig, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
+    ours = config.optimizer
+    decay_steps = ours.lr_decay_iters or config.training.train_iters
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=ours.lr,
+        min_lr=ours.min_lr,
+        lr_warmup_steps=warmup_iterations(config),
+        lr_decay_steps=decay_steps,
+        lr_decay_style=ours.lr_decay_style,
+        start_wd=ours.weight_decay,
+        end_wd=ours.weight_decay,
+        wd_incr_steps=decay_steps,
+        wd_incr_style="constant",
+        # On resume the run continues at the checkpoint's iteration with the values of the command line.
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
+    )
+
+
+def warmup_iterations(config: RunConfig) -> int:
+    """Iterations of linear warm-up."""
+    ours = config.optimizer
+    if ours.lr_warmup_fraction is None:
+        return ours.lr_warmup_iters
+    return int(ours.lr_warmup_fraction * (ours.lr_decay_iters or config.training.train_iters))
+
+
+def command_line_wins(config: RunConfig, model: TrainedModel) -> None:
+    """After loading: learning rate and weight decay as configured now, at the loaded iteration.
+
+    The optimizer's state holds the values it was saved with, and the scheduler prefers those.
+    """
+    for group in model.optimizer.param_groups:
+        group["max_lr"], group["min_lr"] = config.optimizer.lr, config.optimizer.min_lr
+    model.scheduler.step(increment=0)
+
+
+def _connect(
+    config: RunConfig, chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer, timers: Timers | None
+) -> None:
+    """Tell the schedules how to scale the loss, when to reduce gradients and when to gather weights.
+
+    The schedules read the first chunk's config; chunks may or may not share one object.
+    """
+
+    def one_or_all(functions: list[Any]) -> Any:
+        return functions[0] if len(functions) == 1 else functions
+
+    hooks: dict[str, Any] = {
+        "grad_scale_func": optimizer.scale_loss,
+        "finalize_model_grads_func": finalize_model_grads,
+        "timers": timers,
+    }
+    if config.optimizer.overlap_grad_reduce:
+        hooks["no_sync_func"] = one_or_all([chunk.no_sync for chunk in chunks])
+        if config.parallel.pipeline_model_parallel_size > 1:
+            hooks["grad_sync_func"] = one_or_all([chunk.start_grad_sync for chunk in chunks])
+    if _aligned_gather(config):
+        hooks["param_sync_func"] = one_or_all([chunk.start_param_sync for chunk in chunks])
+    for chunk in chunks:
+        for name, hook in hooks.items():
+            setattr(chunk.config, name, hook)

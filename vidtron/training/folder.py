@@ -1,0 +1,105 @@
+"""The run folder: what a fresh or resumed run may find in it, and the files every run writes there."""
+
+import json
+import shutil
+from pathlib import Path
+
+from vidtron.config.checkpoint import CheckpointConfig
+
+METRICS = "metrics.jsonl"
+CONFIG = "config.yaml"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders in a run folder, complete or not, oldest first."""
+    return sorted(path for path in folder.glob("iter_*") if path.is_dir()) if folder.is_dir() else []
+
+
+def check_folders(config: CheckpointConfig, latest: Path | None) -> list[str]:
+    """What is wrong with `--load` and `--save`.
+
+    Args:
+        config: the flags.
+        latest: the checkpoint that `--load` leads to, if any.
+    """
+    errors = []
+    if config.save is None:
+        errors += [
+            f"{flag} without --save; accepted: --save FOLDER beside it"
+            for flag, given in (
+                (f"--save-interval {config.save_interval}", config.save_interval is not None),
+                ("--async-save", config.async_save),
+                (f"--keep-latest {config.keep_latest}", config.keep_latest is not None),
+                ("--overwrite", config.overwrite),
+            )
+            if given
+        ]
+    elif config.save.exists() and not config.save.is_dir():
+        errors.append(f"--save {config.save}: is a file; accepted: a folder")
+    elif config.load is None and not config.overwrite and checkpoints(config.save):
+        errors.append(
+            f"--save {config.save}: holds checkpoints of another run; accepted: an empty folder, --load {config.save} "
+            "to continue that run, or --overwrite to delete it"
+        )
+    elif config.load is not None and latest is not None:
+        errors += _mixed_runs(config.save, config.load, latest)
+    if config.load is not None and config.overwrite:
+        errors.append("--overwrite with --load: nothing to resume would be left; accepted: one of them")
+    if config.load is not None and latest is None and config.load != config.save:
+        errors.append(
+            f"--load {config.load}: no complete checkpoint there; accepted: a run folder or one of its iter_* folders "
+            "(a --load equal to --save may be empty: a fresh start)"
+        )
+    return errors
+
+
+def _mixed_runs(save: Path, load: Path, latest: Path) -> list[str]:
+    """A run folder's newest checkpoint is what the next `--load` finds; it must belong to this run."""
+    kept = checkpoints(save)
+    if not kept:
+        return []
+    if latest.resolve().parent != save.resolve():
+        return [
+            f"--save {save}: holds checkpoints of another run than --load {load}; accepted: an empty folder, or --load "
+            f"{save} to continue that run"
+        ]
+    later = [path.name for path in kept if path.name > latest.name]
+    if load.resolve() == save.resolve() or not later:  # an incomplete one is no later checkpoint: it is passed over
+        return []
+    return [
+        f"--load {load}: {save} holds later checkpoints ({', '.join(later)}), which the next resumption would take; "
+        "accepted: another --save, or delete them first"
+    ]
+
+
+def prepare(folder: Path, *, overwrite: bool, iteration: int, config_yaml: str) -> None:
+    """Make the folder ready for a run that starts after `iteration`. One rank calls this.
+
+    Rows of `metrics.jsonl` after `iteration` belong to steps that will run again: they are cut off.
+    """
+    if overwrite:
+        for path in checkpoints(folder):
+            shutil.rmtree(path)
+        for name in ("tensorboard", "wandb"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / METRICS).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+    cut_metrics(folder / METRICS, iteration)
+
+
+def cut_metrics(path: Path, iteration: int) -> None:
+    """Keep the rows up to `iteration`; a row that a killed run left half-written goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row.get("iteration", 0) <= iteration:
+            kept.append(line)
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,166 @@
+"""Where a run's numbers go: terminal or log, metrics.jsonl, tensorboard, Weights & Biases. One rank has a logger."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from vidtron.config.run import RunConfig
+from vidtron.training import metrics
+from vidtron.training.folder import METRICS
+
+UNCHARTED = ("kind", "iteration")
+"""Entries of a row that are no curve."""
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a step, readable while the run goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file: TextIO = (folder / METRICS).open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Tensorboard:
+    """Event files; names are `kind/entry`."""
+
+    def __init__(self, folder: Path, first_iteration: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Steps that will run again are hidden by purge_step.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_iteration)
+
+    def write(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name not in UNCHARTED and isinstance(value, int | float):
+                self.writer.add_scalar(f"{row['kind']}/{name}", value, row["iteration"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A wandb run, grouped by experiment name; resumed runs continue in the same group."""
+
+    def __init__(self, config: RunConfig, folder: Path | None) -> None:
+        import wandb
+
+        name = config.logging.wandb_exp_name or (folder.resolve().name if folder else config.model)
+        self.run = wandb.init(
+            project=config.logging.wandb_project,
+            name=name,
+            group=name,
+            mode=config.logging.wandb_mode,
+            dir=str(folder) if folder else None,
+            config=_plain(config),
+            reinit="finish_previous",
+        )
+
+    def write(self, row: dict[str, Any]) -> None:
+        curves = {f"{row['kind']}/{name}": value for name, value in row.items() if name not in UNCHARTED}
+        self.run.log({"iteration": row["iteration"], **curves})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Terminal:
+    """A progress bar on a terminal, plain lines in a log."""
+
+    def __init__(self, train_iters: int, iteration: int, interval: int, stream: TextIO | None = None) -> None:
+        """
+        Args:
+            train_iters: steps of the whole run.
+            iteration: steps done already.
+            interval: steps between lines.
+            stream: unset: standard error for a bar, standard output for lines.
+        """
+        self.train_iters = train_iters
+        self.interval = interval
+        self.stream = stream
+        self.bar: Any = _progress_bar(train_iters, iteration) if (stream or sys.stderr).isatty() else None
+
+    def write(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "train" and self.bar is not None:
+            self.bar.update(row["iteration"] - self.bar.n)
+            self.bar.set_postfix_str(f"loss {row['loss']:.4f}", refresh=False)
+        if row["kind"] != "train" or row["iteration"] % self.interval == 0:
+            self.say(metrics.line(row, self.train_iters))
+
+    def say(self, message: str) -> None:
+        """A line above the bar, or in the log."""
+        if self.bar is not None:
+            self.bar.write(message)
+        else:
+            print(message, file=self.stream or sys.stdout, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Logger:
+    """All sinks of a run. On ranks that do not log it swallows everything."""
+
+    def __init__(self, config: RunConfig, iteration: int, *, active: bool) -> None:
+        """
+        Args:
+            config: the run.
+            iteration: steps done already.
+            active: whether this rank logs.
+        """
+        self.terminal: Terminal | None = None
+        self.sinks: list[Any] = []
+        if not active:
+            return
+        folder = config.checkpoint.save
+        self.terminal = Terminal(config.training.train_iters, iteration, config.logging.log_interval)
+        self.sinks.append(self.terminal)
+        if folder is not None:
+            self.sinks.append(MetricsFile(folder))
+        if folder is not None and config.logging.tensorboard:
+            try:
+                self.sinks.append(Tensorboard(folder, iteration + 1))
+            except ImportError:
+                self.say("no tensorboard files: the tensorboard package is not installed")
+        if config.logging.wandb_project is not None:
+            self.sinks.append(WeightsAndBiases(config, folder))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Log a row; it has `kind` and `iteration`."""
+        for sink in self.sinks:
+            sink.write(row)
+
+    def say(self, message: str) -> None:
+        """Tell something on the terminal or in the log."""
+        if self.terminal is not None:
+            self.terminal.say(message)
+
+    def close(self) -> None:
+        """Finish all files."""
+        for sink in self.sinks:
+            sink.close()
+        self.sinks.clear()
+
+
+def _progress_bar(total: int, done: int) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration for wandb's table, in the form of config.yaml."""
+    import yaml
+
+    from vidtron.config.yaml_file import dump
+
+    return yaml.safe_load(dump(config))

@@ -1,0 +1,126 @@
+"""Numbers about a step: throughput, model FLOP/s, utilization, memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vidtron.parallel import memory_statistics
+
+PEAK_BF16_TFLOPS = {
+    "GB300": 2500.0,
+    "GB200": 2500.0,
+    "B300": 2250.0,
+    "B200": 2250.0,
+    "H200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.4,
+    "H800": 989.4,
+    "H20": 148.0,
+    "GH200": 989.4,
+    "A100": 312.0,
+    "A800": 312.0,
+    "A30": 165.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 6000 Ada": 364.2,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+    "V100": 125.0,
+}
+"""Dense peak of one GPU with 16-bit inputs and fp32 accumulation, in TFLOP/s (vendor data sheets), by a part of the name
+that `torch.cuda.get_device_name` gives. Of several that fit, the longest counts. V100: fp16."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What MFU is measured against."""
+
+    tflops: float
+    name: str
+
+
+def peak(peak_tflops: float | None, device_name: str | None) -> Peak | None:
+    """The peak of one device.
+
+    Args:
+        peak_tflops: `--peak-tflops`, which goes first.
+        device_name: of the GPU; None on a CPU.
+    """
+    if peak_tflops is not None:
+        return Peak(peak_tflops, "--peak-tflops")
+    fitting = [name for name in PEAK_BF16_TFLOPS if device_name is not None and name in device_name]
+    if not fitting:
+        return None
+    name = max(fitting, key=len)
+    return Peak(PEAK_BF16_TFLOPS[name], f"{name} dense bf16")
+
+
+def device_name(device: torch.device) -> str | None:
+    """Name of a GPU; None for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def model_tflops_per_device(flops_per_sample: float, samples: int, seconds: float, devices: int) -> float:
+    """Model TFLOP/s of one device.
+
+    Args:
+        flops_per_sample: forward and backward pass of one sample, without what is recomputed
+            (`Family.flops_per_sample`).
+        samples: of the step, over all replicas.
+        seconds: the step took, data wait included.
+        devices: of the run.
+    """
+    return flops_per_sample * samples / seconds / devices / 1e12
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one sample costs under the run's configuration."""
+
+    flops_per_sample: float
+    tokens_per_sample: int
+    devices: int
+    peak: Peak | None
+
+
+def throughput(costs: Costs, samples: int, seconds: float) -> dict[str, float]:
+    """Rates of a step of `samples` that took `seconds`; `mfu` (0 to 1) only where a peak is known."""
+    tflops = model_tflops_per_device(costs.flops_per_sample, samples, seconds, costs.devices)
+    rates = {
+        "samples_per_second": samples / seconds,
+        "tokens_per_second": samples * costs.tokens_per_sample / seconds,
+        "model_tflops_per_device": tflops,
+    }
+    if costs.peak is not None:
+        rates["mfu"] = tflops / costs.peak.tflops
+    return rates
+
+
+def memory_gib(device: torch.device) -> float:
+    """Most memory the device (on a CPU: the process) has held since the start, GiB."""
+    statistics = memory_statistics(device)
+    return max(statistics.get("max_allocated", 0), statistics.get("max_resident", 0)) / 2**30
+
+
+def line(row: dict[str, Any], train_iters: int) -> str:
+    """One line for a terminal or a log, from a row of `metrics.jsonl`."""
+    if row["kind"] == "eval":
+        return f"evaluation after step {row['iteration']} | loss {row['loss']:.4f} | {row['seconds']:.1f} s"
+    parts = [
+        f"step {row['iteration']}/{train_iters}",
+        f"loss {row['loss']:.4f}",
+        f"grad norm {row['grad_norm']:.4f}",
+        f"lr {row['learning_rate']:.3g}",
+        f"{row['samples_per_second']:.3g} samples/s",
+        f"{row['tokens_per_second']:.4g} tokens/s",
+        f"{row['model_tflops_per_device']:.3g} TFLOP/s per device",
+    ]
+    if "mfu" in row:
+        parts.append(f"MFU {100 * row['mfu']:.1f} %")
+    parts += [f"{row['memory_gib']:.2f} GiB", f"data wait {1000 * row['data_wait_seconds']:.0f} ms"]
+    return " | ".join(parts)

@@ -1,0 +1,75 @@
+"""What the ranks tell each other after each forward-backward pass: one all-reduce for losses, health and wishes to stop."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vidtron.parallel.groups import Groups
+
+STOP_REASONS = ("signal", "duration")
+"""Why a rank may wish to stop at a moment the others do not know of."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The same on all ranks."""
+
+    losses: Tensor
+    """Loss of each sample of the global batch, float64 on the CPU [global batch]."""
+    gradient_norm: float
+    stop: str | None
+    """One of `STOP_REASONS`, as soon as one rank wishes it."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over the global batch, in the samples' order whatever the layout."""
+        return self.losses.mean().item()
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.gradient_norm) and bool(torch.isfinite(self.losses).all())
+
+
+def exchange(
+    losses_of_micro_batches: Sequence[dict[str, Any]],
+    global_batch_size: int,
+    groups: Groups,
+    gradient_norm: float = 0.0,
+    stop: str | None = None,
+) -> StepReport:
+    """Combine what each rank knows. Called by all ranks.
+
+    Args:
+        losses_of_micro_batches: what the schedule returned: on the last stage `losses_B` and `slots` of each
+            micro-batch, elsewhere nothing.
+        global_batch_size: samples of the step over all replicas.
+        groups: the run's process groups.
+        gradient_norm: this rank's gradient norm; any rank's that is not finite is taken for all.
+        stop: why this rank wishes to stop.
+    """
+    # Slot by slot: losses, gradient norms that are not finite, wishes. Adding zeros leaves a float as it is.
+    vector = torch.zeros(global_batch_size + 1 + len(STOP_REASONS), dtype=torch.float64)
+    # All tensor- and context-parallel ranks of the last stage have the same losses; the first of them reports.
+    if groups.is_last_stage and groups.tp.rank() == 0 and groups.cp.rank() == 0:
+        for losses in losses_of_micro_batches:
+            vector[list(losses["slots"])] = losses["losses_B"].double().cpu()
+    if not math.isfinite(gradient_norm):
+        vector[global_batch_size] = gradient_norm
+    if stop is not None:
+        vector[global_batch_size + 1 + STOP_REASONS.index(stop)] = 1.0
+    if groups.world_size > 1:
+        vector = vector.to(groups.device)
+        dist.all_reduce(vector, group=groups.world)
+        vector = vector.cpu()
+    bad_norm = vector[global_batch_size].item()
+    wishes = vector[global_batch_size + 1 :].tolist()
+    return StepReport(
+        losses=vector[:global_batch_size],
+        gradient_norm=gradient_norm if bad_norm == 0.0 else bad_norm,
+        stop=next((reason for reason, wish in zip(STOP_REASONS, wishes, strict=True) if wish), None),
+    )

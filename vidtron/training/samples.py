@@ -1,0 +1,162 @@
+"""From one decoded clip to the tensors of one training sample.
+
+Every random number of a sample comes from a CPU generator keyed by (seed, position, stream), and each clip is encoded
+alone, so that a sample does not depend on who makes it or with which others it is batched.
+
+Shape letters: T latent frames, C latent channels, H, W latent rows and columns, L text tokens, E text features,
+F pixel frames; a clip's pixels are frames_FCHW (uint8).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vidtron.config.run import RunConfig
+from vidtron.encoders.base import TextEncoder, VideoAutoencoder
+from vidtron.parallel.randomness import sample_generator
+
+IMAGE_NOISE_LOG_MEAN, IMAGE_NOISE_LOG_STD = -3.0, 0.5
+"""The condition image gets noise of standard deviation exp(N(mean, std)) (CogVideoX's I2V training)."""
+
+
+class Clip(Protocol):
+    """What the loader yields."""
+
+    position: int
+    key: str
+    caption: str
+    frames_TCHW: Tensor
+
+
+@dataclass(frozen=True)
+class SampleShape:
+    """Shapes of a sample's tensors; the same for all samples of a run."""
+
+    latents_TCHW: tuple[int, int, int, int]
+    text_LE: tuple[int, int]
+    image_conditioned: bool
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor, in the order in which they are packed."""
+        named: dict[str, tuple[int, ...]] = {
+            "latents": self.latents_TCHW,
+            "noise": self.latents_TCHW,
+            "text": self.text_LE,
+        }
+        if self.image_conditioned:
+            named["image_latents"] = self.latents_TCHW
+        return named
+
+    def numel(self) -> int:
+        """Numbers in a packed sample."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+    def unpack(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of a packed sample [numel], by name."""
+        shapes = self.shapes()
+        parts = flat.split([math.prod(shape) for shape in shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def pixels_CFHW(frames_FCHW: Tensor) -> Tensor:
+    """uint8 frames as float32 in [-1, 1], channels first."""
+    return (frames_FCHW.float() / 127.5 - 1.0).permute(1, 0, 2, 3)
+
+
+def pad_latent_frames(latents_TCHW: Tensor, frames: int) -> Tensor:
+    """Latents of `frames` frames, by copies of the first frame in front (as CogVideoX 1.5 is trained).
+
+    Raises:
+        ValueError: there are more latent frames than `frames`.
+    """
+    missing = frames - latents_TCHW.shape[0]
+    if missing < 0:
+        raise ValueError(f"{latents_TCHW.shape[0]} latent frames where the model takes {frames}")
+    return torch.cat([latents_TCHW[:1].expand(missing, -1, -1, -1), latents_TCHW])
+
+
+def bernoulli(probability: float, seed: int, position: int, stream: str) -> bool:
+    """Whether an event of this probability happens to this sample."""
+    return torch.rand((), generator=sample_generator(seed, position, stream), dtype=torch.float64).item() < probability
+
+
+class SampleMaker:
+    """Encodes clips with the frozen encoders."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        shape: SampleShape,
+        autoencoder: VideoAutoencoder,
+        text_encoder: TextEncoder,
+        device: torch.device,
+        *,
+        seed: int,
+        dropout: bool = True,
+    ) -> None:
+        """
+        Args:
+            config: the run.
+            shape: what the model expects.
+            autoencoder: encodes video; its latents are multiplied by the configured scale factor.
+            text_encoder: encodes captions.
+            device: where the tensors are made.
+            seed: seed of every draw.
+            dropout: drop text and image conditions with the configured probabilities; off for evaluation.
+        """
+        self.shape = shape
+        self.autoencoder = autoencoder
+        self.text_encoder = text_encoder
+        self.device = device
+        self.seed = seed
+        self.scale = config.encoders.scale_factor
+        self.text_dropout = config.objective.text_dropout if dropout else 0.0
+        self.image_dropout = config.objective.image_dropout if dropout else 0.0
+
+    @torch.no_grad()
+    def make(self, clip: Clip) -> Tensor:
+        """A packed sample [numel], float32, on the device.
+
+        Raises:
+            ValueError: the clip, named by its key, does not give the shapes that the model expects.
+        """
+        flat = torch.empty(self.shape.numel(), device=self.device)
+        out = self.shape.unpack(flat)
+        position = clip.position
+        video_CFHW = pixels_CFHW(clip.frames_TCHW.to(self.device))
+        posterior = sample_generator(self.seed, position, "posterior")
+        latents_TCHW = self._encode(video_CFHW, posterior)
+        try:
+            out["latents"].copy_(pad_latent_frames(latents_TCHW, self.shape.latents_TCHW[0]))
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"sample {clip.key}: latents {tuple(latents_TCHW.shape)} of {tuple(clip.frames_TCHW.shape)} pixels do "
+                f"not fill the model's {self.shape.latents_TCHW}"
+            ) from error
+        noise = torch.randn(self.shape.latents_TCHW, generator=sample_generator(self.seed, position, "noise"))
+        out["noise"].copy_(noise)
+        if bernoulli(self.text_dropout, self.seed, position, "caption_dropout"):
+            out["text"].zero_()
+        else:
+            out["text"].copy_(self.text_encoder.encode([clip.caption])[0])
+        if self.shape.image_conditioned:
+            out["image_latents"].zero_()
+            if not bernoulli(self.image_dropout, self.seed, position, "image_dropout"):
+                image_TCHW = self._encode(self._noisy_image(video_CFHW, position), posterior)
+                out["image_latents"][0].copy_(image_TCHW[0])
+        return flat
+
+    def _encode(self, video_CFHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Sampled and scaled latents [T, C, H, W] of one video."""
+        latents_CTHW = self.autoencoder.encode(video_CFHW).sample(generator)
+        return latents_CTHW.float().permute(1, 0, 2, 3) * self.scale
+
+    def _noisy_image(self, video_CFHW: Tensor, position: int) -> Tensor:
+        """The first pixel frame [C, 1, H, W] with Gaussian noise of random strength."""
+        generator = sample_generator(self.seed, position, "image_noise")
+        log_sigma = torch.randn((), generator=generator) * IMAGE_NOISE_LOG_STD + IMAGE_NOISE_LOG_MEAN
+        image = video_CFHW[:, :1]
+        return image + log_sigma.exp().item() * torch.randn(image.shape, generator=generator).to(image)

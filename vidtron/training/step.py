@@ -1,0 +1,83 @@
+"""Forward step and loss for megatron-core's pipeline schedules.
+
+Shape letters: B micro-batch, T latent frames, C latent channels, H, W latent rows and columns.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from megatron.core.utils import get_attr_wrapped_model
+from torch import Tensor
+
+from vidtron.training.batches import MicroBatch
+
+
+class NoiseSchedule(Protocol):
+    """Signal and noise levels over the timesteps (`vidtron.diffusion.schedule`)."""
+
+    def alpha(self, timestep: Tensor) -> Tensor:
+        """Factor of the clean latents."""
+        ...
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Factor of the noise."""
+        ...
+
+
+Losses = dict[str, Any]
+"""What the last stage reports of a micro-batch: `losses_B` (float32) and `slots`, their places in the global batch."""
+
+
+def velocity_loss_B(output_BTCHW: Tensor, velocity_BTCHW: Tensor) -> Tensor:
+    """Mean squared error of each sample, float32 [B]."""
+    return (output_BTCHW.float() - velocity_BTCHW).square().flatten(1).mean(1)
+
+
+class ForwardStep:
+    """mcore's `forward_step_func`: takes the next micro-batch and runs one chunk of the model on it.
+
+    The gradient is that of the mean over the global batch, under every layout: `micro_batch_loss` returns the mean over
+    the micro-batch; the schedule divides it by the number of micro-batches and multiplies it by the context-parallel
+    size (schedules.py:274, 0.16.1), and DDP averages gradients over data x context parallel ranks. The chunk's output
+    is the whole latent on all tensor- and context-parallel ranks of the last stage, and its backward pass hands each
+    rank the gradient of its own tokens only; so the sum over context-parallel ranks, which the factor turns that part
+    of the average back into, is the gradient of one replica.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, compute_dtype: torch.dtype) -> None:
+        self.schedule = schedule
+        self.compute_dtype = compute_dtype
+
+    def __call__(
+        self, micro_batches: Iterator[MicroBatch], chunk: torch.nn.Module
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Losses]]]:
+        """Output of the chunk and the function that makes a loss of it (called on the last stage only)."""
+        batch = next(micro_batches)
+        alpha = self.schedule.alpha(batch.timesteps_B)[:, None, None, None, None]
+        sigma = self.schedule.sigma(batch.timesteps_B)[:, None, None, None, None]
+        noisy_BTCHW = alpha * batch.latents_BTCHW + sigma * batch.noise_BTCHW
+        image = batch.image_latents_BTCHW
+        # By keyword: Float16Module casts every positional input to bf16, which has no room for timesteps above 256.
+        output = chunk(
+            noisy_BTCHW=noisy_BTCHW.to(self.compute_dtype),
+            timesteps_B=batch.timesteps_B,
+            text_BLE=batch.text_BLE.to(self.compute_dtype),
+            image_latents=None if image is None else image.to(self.compute_dtype),
+        )
+        return output, partial(self.micro_batch_loss, batch, alpha, sigma)
+
+    @staticmethod
+    def micro_batch_loss(
+        batch: MicroBatch, alpha: Tensor, sigma: Tensor, output_BTCHW: Tensor
+    ) -> tuple[Tensor, Losses]:
+        """Mean loss of the micro-batch (mcore's 2-tuple form) and the loss of each sample."""
+        velocity_BTCHW = alpha * batch.noise_BTCHW - sigma * batch.latents_BTCHW
+        losses_B = velocity_loss_B(output_BTCHW, velocity_BTCHW)
+        return losses_B.mean(), {"losses_B": losses_B.detach(), "slots": batch.slots}
+
+
+def post_processes(chunk: torch.nn.Module) -> bool:
+    """Whether this chunk is the model's last."""
+    return bool(get_attr_wrapped_model(chunk, "post_process"))
