@@ -205,11 +205,12 @@ def _run_tyro(argv: list[str], base: RunConfig, preset_names: Sequence[str], pro
             *described.items(),
         ],
     )
+    shown_model = tyro.MISSING if argv == ["--help"] else base.model  # in the help a required flag has no default
     default = {name: section(**_fields(getattr(base, name))) for name, section in described.items()}
     parsed = tyro.cli(
         arguments,
         args=argv,
-        default=arguments(model=base.model, config=None, **default),
+        default=arguments(model=shown_model, config=None, **default),
         prog=prog,
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),
