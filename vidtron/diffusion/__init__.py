@@ -1,0 +1,1 @@
+"""The mathematics: schedules, parameterizations, timestep densities, losses, samplers. Pure torch."""
