@@ -1,8 +1,11 @@
 """What holds for every test."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests.distributed.rank_pool import RankPool
 
 # Several test processes share the machine, and each may start several ranks: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,3 +32,11 @@ def _no_launcher_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test run started inside a job of several ranks is still one process."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[RankPool]:
+    """`pool.run(job, world_size, *args)` calls `job(rank, *args)` on every rank; one pool per test process."""
+    ranks = RankPool()
+    yield ranks
+    ranks.close()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from rank_pool import RankFailure, RankPool
+from tests.distributed.rank_pool import RankFailure, RankPool
 
 
 def environment(rank: int) -> dict[str, str]:

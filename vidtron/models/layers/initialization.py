@@ -10,13 +10,13 @@ from torch.distributed import ProcessGroup
 
 from vidtron.parallel.randomness import named_generator
 
-Rule = Callable[[Tensor, torch.Generator], None]
+Rule = Callable[[Tensor, torch.Generator], object]
 """Fills a whole (unsplit) fp32 tensor in place."""
 
 
 def normal(std: float) -> Rule:
     """N(0, std)."""
-    return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator) and None
+    return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator)
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> Rule:
@@ -26,12 +26,12 @@ def xavier_uniform(fan_in: int, fan_out: int) -> Rule:
 
 def uniform(bound: float) -> Rule:
     """U(-bound, bound); with bound = 1 / sqrt(fan_in) it is torch's default for linear layers."""
-    return lambda tensor, generator: tensor.uniform_(-bound, bound, generator=generator) and None
+    return lambda tensor, generator: tensor.uniform_(-bound, bound, generator=generator)
 
 
 def constant(value: float) -> Rule:
     """Every element the same."""
-    return lambda tensor, generator: tensor.fill_(value) and None
+    return lambda tensor, generator: tensor.fill_(value)
 
 
 @dataclass(frozen=True)

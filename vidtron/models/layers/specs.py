@@ -37,13 +37,14 @@ def norm_class(backend: Backend) -> Any:
     return TENorm
 
 
-def _with_eps(norm: Any, fixed_eps: float) -> Any:
+def _with_eps(norm: Any, fixed_eps: float) -> type:
     """`norm` with `fixed_eps` instead of the epsilon that mcore passes to every norm of a layer."""
 
-    def build(config: TransformerConfig, hidden_size: int, eps: float) -> Any:
-        return norm(config=config, hidden_size=hidden_size, eps=fixed_eps)
+    class Norm:  # a class: mcore takes a function in a spec for the finished module (transformer/spec_utils.py)
+        def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float) -> Any:
+            return norm(config=config, hidden_size=hidden_size, eps=fixed_eps)
 
-    return build
+    return Norm
 
 
 def _te_core_attention(exchange_outside: bool, *, config: TransformerConfig, **kwargs: Any) -> Any:
