@@ -15,7 +15,6 @@ from megatron.core.distributed import (
 from megatron.core.optimizer import MegatronOptimizer, clip_grads, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as McoreOptimizerConfig
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-from megatron.core.timers import Timers
 from megatron.core.transformer.module import Float16Module, MegatronModule
 
 from vidtron.config.run import RunConfig
@@ -83,14 +82,13 @@ class TrainedModel:
                 chunk.enable_forward_pre_hook()
 
 
-def assemble(family: Any, config: RunConfig, groups: Groups, timers: Timers | None = None) -> TrainedModel:
+def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
     """Build this rank's part of the model with everything that trains it.
 
     Args:
         family: the model family (`vidtron.models.registry`).
         config: the run.
         groups: the run's process groups.
-        timers: mcore's timers, handed to the schedules.
     """
     modules = _build(family, config, groups)
     for module in modules:
@@ -112,9 +110,9 @@ def assemble(family: Any, config: RunConfig, groups: Groups, timers: Timers | No
         for index, (module, model) in enumerate(zip(modules, models, strict=True))
     ]
     optimizer = get_megatron_optimizer(
-        _optimizer_config(config, timers), chunks, use_gloo_process_groups=False, pg_collection=groups.pg
+        _optimizer_config(config), chunks, use_gloo_process_groups=False, pg_collection=groups.pg
     )
-    _connect(config, chunks, optimizer, timers)
+    _connect(config, chunks, optimizer)
     return TrainedModel(
         modules=modules,
         chunks=chunks,
@@ -160,7 +158,7 @@ def _aligned_gather(config: RunConfig) -> bool:
     return config.optimizer.overlap_param_gather and config.parallel.num_layers_per_virtual_pipeline_stage is not None
 
 
-def _optimizer_config(config: RunConfig, timers: Timers | None) -> McoreOptimizerConfig:
+def _optimizer_config(config: RunConfig) -> McoreOptimizerConfig:
     ours = config.optimizer
     return McoreOptimizerConfig(
         optimizer=ours.optimizer,
@@ -177,19 +175,20 @@ def _optimizer_config(config: RunConfig, timers: Timers | None) -> McoreOptimize
         params_dtype=torch.bfloat16 if config.precision.bf16 else torch.float32,
         use_distributed_optimizer=ours.use_distributed_optimizer,
         overlap_param_gather=ours.overlap_param_gather,
-        timers=timers,
     )
 
 
 def _scheduler(config: RunConfig, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
     ours = config.optimizer
-    decay_steps = ours.lr_decay_iters or config.training.train_iters
+    warmup = warmup_iterations(config)
+    # A run may end within its warm-up; mcore asserts that the decay ends later.
+    decay_steps = max(ours.lr_decay_iters or config.training.train_iters, warmup + 1)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=ours.lr,
         min_lr=ours.min_lr,
-        lr_warmup_steps=warmup_iterations(config),
+        lr_warmup_steps=warmup,
         lr_decay_steps=decay_steps,
         lr_decay_style=ours.lr_decay_style,
         start_wd=ours.weight_decay,
@@ -220,9 +219,7 @@ def command_line_wins(config: RunConfig, model: TrainedModel) -> None:
     model.scheduler.step(increment=0)
 
 
-def _connect(
-    config: RunConfig, chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer, timers: Timers | None
-) -> None:
+def _connect(config: RunConfig, chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:
     """Tell the schedules how to scale the loss, when to reduce gradients and when to gather weights.
 
     The schedules read the first chunk's config; chunks may or may not share one object.
@@ -234,7 +231,6 @@ def _connect(
     hooks: dict[str, Any] = {
         "grad_scale_func": optimizer.scale_loss,
         "finalize_model_grads_func": finalize_model_grads,
-        "timers": timers,
     }
     if config.optimizer.overlap_grad_reduce:
         hooks["no_sync_func"] = one_or_all([chunk.no_sync for chunk in chunks])

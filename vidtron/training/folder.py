@@ -23,33 +23,19 @@ def check_folders(config: CheckpointConfig, latest: Path | None) -> list[str]:
         latest: the checkpoint that `--load` leads to, if any.
     """
     errors = []
-    if config.save is None:
-        errors += [
-            f"{flag} without --save; accepted: --save FOLDER beside it"
-            for flag, given in (
-                (f"--save-interval {config.save_interval}", config.save_interval is not None),
-                ("--async-save", config.async_save),
-                (f"--keep-latest {config.keep_latest}", config.keep_latest is not None),
-                ("--overwrite", config.overwrite),
-            )
-            if given
-        ]
-    elif config.save.exists() and not config.save.is_dir():
-        errors.append(f"--save {config.save}: is a file; accepted: a folder")
-    elif config.load is None and not config.overwrite and checkpoints(config.save):
+    save, load = config.save, config.load
+    if save is not None and load is None and not config.overwrite and checkpoints(save):
         errors.append(
-            f"--save {config.save}: holds checkpoints of another run; accepted: an empty folder, --load {config.save} "
-            "to continue that run, or --overwrite to delete it"
+            f"--save {save}: holds checkpoints of another run; accepted: an empty folder, --load {save} to continue "
+            "that run, or --overwrite to delete it"
         )
-    elif config.load is not None and latest is not None:
-        errors += _mixed_runs(config.save, config.load, latest)
-    if config.load is not None and config.overwrite:
-        errors.append("--overwrite with --load: nothing to resume would be left; accepted: one of them")
-    if config.load is not None and latest is None and config.load != config.save:
+    if load is not None and latest is None and load != save:
         errors.append(
-            f"--load {config.load}: no complete checkpoint there; accepted: a run folder or one of its iter_* folders "
-            "(a --load equal to --save may be empty: a fresh start)"
+            f"--load {load}: no complete checkpoint there; accepted: a run folder or one of its iter_* folders (a "
+            "--load equal to --save may be empty: a fresh start)"
         )
+    if save is not None and load is not None and latest is not None and not config.overwrite:
+        errors += _mixed_runs(save, load, latest)
     return errors
 
 

@@ -1,5 +1,6 @@
 """Numbers about a step: throughput, model FLOP/s, utilization, memory."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ PEAK_BF16_TFLOPS = {
     "RTX 3090": 71.0,
     "V100": 125.0,
 }
-"""Dense peak of one GPU with 16-bit inputs and fp32 accumulation, in TFLOP/s (vendor data sheets), by a part of the name
+"""Dense peak of one GPU with 16-bit inputs and fp32 accumulation, in TFLOP/s (vendor data sheets), by words of the name
 that `torch.cuda.get_device_name` gives. Of several that fit, the longest counts. V100: fp16."""
 
 
@@ -53,7 +54,7 @@ def peak(peak_tflops: float | None, device_name: str | None) -> Peak | None:
     """
     if peak_tflops is not None:
         return Peak(peak_tflops, "--peak-tflops")
-    fitting = [name for name in PEAK_BF16_TFLOPS if device_name is not None and name in device_name]
+    fitting = [name for name in PEAK_BF16_TFLOPS if re.search(rf"\b{name}\b", device_name or "")]
     if not fitting:
         return None
     name = max(fitting, key=len)

@@ -8,31 +8,29 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
+from vidtron.diffusion.loss import mean_squared_error
+from vidtron.diffusion.parameterization import Velocity, add_noise, per_sample
 from vidtron.training.batches import MicroBatch
 
 
 class NoiseSchedule(Protocol):
     """Signal and noise levels over the timesteps (`vidtron.diffusion.schedule`)."""
 
-    def alpha(self, timestep: Tensor) -> Tensor:
+    timesteps: int
+
+    def alpha(self, timesteps_B: Tensor) -> Tensor:
         """Factor of the clean latents."""
         ...
 
-    def sigma(self, timestep: Tensor) -> Tensor:
+    def sigma(self, timesteps_B: Tensor) -> Tensor:
         """Factor of the noise."""
         ...
 
 
 Losses = dict[str, Any]
 """What the last stage reports of a micro-batch: `losses_B` (float32) and `slots`, their places in the global batch."""
-
-
-def velocity_loss_B(output_BTCHW: Tensor, velocity_BTCHW: Tensor) -> Tensor:
-    """Mean squared error of each sample, float32 [B]."""
-    return (output_BTCHW.float() - velocity_BTCHW).square().flatten(1).mean(1)
 
 
 class ForwardStep:
@@ -55,9 +53,9 @@ class ForwardStep:
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Losses]]]:
         """Output of the chunk and the function that makes a loss of it (called on the last stage only)."""
         batch = next(micro_batches)
-        alpha = self.schedule.alpha(batch.timesteps_B)[:, None, None, None, None]
-        sigma = self.schedule.sigma(batch.timesteps_B)[:, None, None, None, None]
-        noisy_BTCHW = alpha * batch.latents_BTCHW + sigma * batch.noise_BTCHW
+        alpha = per_sample(self.schedule.alpha(batch.timesteps_B), batch.latents_BTCHW)
+        sigma = per_sample(self.schedule.sigma(batch.timesteps_B), batch.latents_BTCHW)
+        noisy_BTCHW = add_noise(batch.latents_BTCHW, batch.noise_BTCHW, alpha, sigma)
         image = batch.image_latents_BTCHW
         # By keyword: Float16Module casts every positional input to bf16, which has no room for timesteps above 256.
         output = chunk(
@@ -73,11 +71,6 @@ class ForwardStep:
         batch: MicroBatch, alpha: Tensor, sigma: Tensor, output_BTCHW: Tensor
     ) -> tuple[Tensor, Losses]:
         """Mean loss of the micro-batch (mcore's 2-tuple form) and the loss of each sample."""
-        velocity_BTCHW = alpha * batch.noise_BTCHW - sigma * batch.latents_BTCHW
-        losses_B = velocity_loss_B(output_BTCHW, velocity_BTCHW)
+        target_BTCHW = Velocity().target(batch.latents_BTCHW, batch.noise_BTCHW, alpha, sigma)
+        losses_B = mean_squared_error(output_BTCHW, target_BTCHW)
         return losses_B.mean(), {"losses_B": losses_B.detach(), "slots": batch.slots}
-
-
-def post_processes(chunk: torch.nn.Module) -> bool:
-    """Whether this chunk is the model's last."""
-    return bool(get_attr_wrapped_model(chunk, "post_process"))

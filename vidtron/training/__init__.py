@@ -1,0 +1,7 @@
+"""The trainer: clips to latents, steps, evaluation, logging, resumption."""
+
+from vidtron.training.checks import check
+from vidtron.training.run import run
+from vidtron.training.trainer import TrainingResult
+
+__all__ = ["TrainingResult", "check", "run"]

@@ -1,0 +1,100 @@
+"""One training run from its configuration to its end."""
+
+import time
+
+import torch
+
+from vidtron.config import yaml_file
+from vidtron.config.run import RunConfig
+from vidtron.config.world import World
+from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.models import registry
+from vidtron.parallel import Groups, barrier, broadcast_object, initialized
+from vidtron.training import folder
+from vidtron.training.assembly import TrainedModel, assemble, command_line_wins
+from vidtron.training.logging import Logger
+from vidtron.training.resume import Saver, find_checkpoint, restore
+from vidtron.training.signals import StopRequests
+from vidtron.training.sources import DataRoom
+from vidtron.training.step import ForwardStep
+from vidtron.training.trainer import Progress, Trainer, TrainingResult
+
+
+def run(config: RunConfig, world: World) -> TrainingResult:
+    """Train until the run is done or is asked to stop.
+
+    Called on every rank. Whatever it sets up is gone when it returns, so that it can be called again in the same
+    process.
+
+    Args:
+        config: has passed every room's check.
+        world: as the launcher started this rank.
+
+    Raises:
+        ValueError: data, encoders or checkpoint do not fit.
+        NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
+    """
+    with StopRequests(config.training, start=time.monotonic()) as requests, initialized(config, world) as groups:
+        return _run(config, groups, requests)
+
+
+def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingResult:
+    family = registry.family_of(config.model)
+    schedule = ZeroTerminalSNRSchedule(config.objective.noise_shift)
+    data = DataRoom(config, groups, family, schedule.timesteps)
+    model = assemble(family, config, groups)
+    progress = _restored_progress(config, groups, model, data)
+    config_yaml = yaml_file.dump(config)
+    if groups.rank == 0 and config.checkpoint.save is not None:
+        folder.prepare(
+            config.checkpoint.save,
+            overwrite=config.checkpoint.overwrite,
+            iteration=progress.iteration,
+            config_yaml=config_yaml,
+        )
+    barrier(groups)
+    logger = Logger(config, progress.iteration, active=groups.rank == 0)
+    try:
+        _introduce(config, groups, logger, model, data, progress)
+        return Trainer(
+            config=config,
+            groups=groups,
+            family=family,
+            model=model,
+            data=data,
+            forward_step=ForwardStep(schedule, torch.bfloat16 if config.precision.bf16 else torch.float32),
+            saver=Saver(config.checkpoint, groups, data.state(), config_yaml),
+            logger=logger,
+            requests=requests,
+            progress=progress,
+        ).train()
+    finally:
+        logger.close()
+
+
+def _restored_progress(config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom) -> Progress:
+    """Load the checkpoint that `--load` leads to, if there is one. The ranks follow what rank 0 finds."""
+    path = find_checkpoint(config.checkpoint.load) if groups.rank == 0 else None
+    path = broadcast_object(path, 0, groups, groups.world)
+    if path is None:
+        return Progress()
+    state = restore(path, model, data.state(), groups)
+    command_line_wins(config, model)
+    return Progress(**state)
+
+
+def _introduce(
+    config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: DataRoom, progress: Progress
+) -> None:
+    """What the run is, in a few lines."""
+    layout = config.parallel
+    own = sum(parameter.numel() for module in model.modules for parameter in module.parameters())
+    logger.say(
+        f"{config.model} on {groups.world_size} ranks ({groups.device.type}): "
+        f"tensor {layout.tensor_model_parallel_size} x pipeline {layout.pipeline_model_parallel_size} x "
+        f"context {layout.context_parallel_size} x data {groups.dp_size}; {own:,} parameters on rank 0"
+    )
+    short = f", {data.plan.left_out} too short and left out" if data.plan.left_out else ""
+    logger.say(f"{len(data.plan):,} training clips{short}")
+    if progress.iteration:
+        logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")

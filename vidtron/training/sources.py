@@ -1,0 +1,167 @@
+"""Opens shards, encoders and loaders of a run, and draws timesteps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidtron.config.run import RunConfig
+from vidtron.data.index import ShardIndex
+from vidtron.data.loader import ClipLoader
+from vidtron.data.plan import Plan
+from vidtron.diffusion.timesteps import discrete_timesteps, stratify
+from vidtron.encoders.factory import text_encoder, video_autoencoder
+from vidtron.parallel import Groups, named_generator, sample_generator
+from vidtron.training.batch_size import batch_size_at, global_batch_size
+from vidtron.training.batches import BatchSource, ReplicaExchange
+from vidtron.training.evaluate import EVALUATION_SEED, even_timesteps
+from vidtron.training.positions import Share
+from vidtron.training.samples import SampleMaker, SampleShape
+
+
+class TimestepDraws:
+    """Timesteps of a global batch: a function of the seed, the batch's first position and its size."""
+
+    def __init__(self, seed: int, num_timesteps: int, *, stratified: bool) -> None:
+        """
+        Args:
+            seed: of the run.
+            num_timesteps: of the noise schedule.
+            stratified: one draw in each of as many equal parts of the schedule as the global batch has samples, the
+                parts dealt out at random; otherwise independent draws.
+        """
+        self.seed = seed
+        self.num_timesteps = num_timesteps
+        self.stratified = stratified
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def __call__(self, consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
+        """Timesteps of the samples at `positions` of the batch that starts at `consumed`: float32 [len(positions)]."""
+        draws_B = torch.stack(
+            [
+                torch.rand((), generator=sample_generator(self.seed, position, "timestep"), dtype=torch.float64)
+                for position in positions
+            ]
+        )
+        if self.stratified:
+            strata = self._strata(consumed, global_batch_size)
+            strata_B = strata[[position - consumed for position in positions]]
+            draws_B = stratify(draws_B, strata_B, global_batch_size)
+        return discrete_timesteps(draws_B, self.num_timesteps).float()
+
+    def _strata(self, consumed: int, global_batch_size: int) -> Tensor:
+        """Number of each slot's part [global batch]; the last answer is kept for the step's other micro-batches."""
+        if self._kept is None or self._kept[0] != (consumed, global_batch_size):
+            generator = named_generator(self.seed, f"timestep strata of the batch at {consumed}")
+            self._kept = (consumed, global_batch_size), torch.randperm(global_batch_size, generator=generator)
+        return self._kept[1]
+
+
+class DataRoom:
+    """Everything a run reads: training and held-out shards, and the frozen encoders."""
+
+    def __init__(self, config: RunConfig, groups: Groups, family: Any, num_timesteps: int) -> None:
+        """
+        Args:
+            config: the run.
+            groups: the run's process groups.
+            family: the model family, which knows the shape of its latents.
+            num_timesteps: of the noise schedule.
+
+        Raises:
+            ValueError: shards or encoder folders cannot be used.
+        """
+        self.config = config
+        self.groups = groups
+        self.num_timesteps = num_timesteps
+        network = config.network
+        self.shape = SampleShape(
+            latents_TCHW=tuple(family.latent_shape(config)),
+            text_LE=(network.text_length, network.text_width),
+            image_conditioned=family.image_conditioned(network),
+        )
+        seed = config.training.seed
+        self.timesteps = TimestepDraws(
+            seed, num_timesteps, stratified=config.objective.timestep_sampling == "stratified"
+        )
+        self.plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, seed)
+        self.valid_plan = None
+        if config.training.eval_interval is not None:
+            valid = ShardIndex.open(config.data.valid_data_path)
+            self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, sequential=True)
+        on_gpu = groups.device.type == "cuda"
+        dtype = torch.bfloat16 if on_gpu and config.precision.bf16 else torch.float32
+        self.autoencoder = video_autoencoder(config.encoders, groups.device, dtype)
+        self.text_encoder = text_encoder(
+            config.encoders, network.text_length, network.text_width, groups.device, dtype
+        )
+
+    def state(self) -> dict[str, str]:
+        """What a resumed run must find again: fingerprints by the flag they belong to."""
+        return {
+            "--data-path": self.plan.fingerprint(),
+            "--vae-path": self.autoencoder.fingerprint(),
+            "--text-encoder-path": self.text_encoder.fingerprint(),
+        }
+
+    def key_of(self, position: int) -> str:
+        """Key of the training sample at a position."""
+        return self.plan.sample(position).key
+
+    def training_source(self, consumed: int) -> BatchSource:
+        """Batches of the run from the step on that starts at `consumed`."""
+        sizes = batch_size_at(self.config, self.groups.world_size)
+        positions = self._share().owned_positions(consumed, sizes)
+        return self._source(self.plan, positions, self.config.training.seed, self.timesteps, dropout=True)
+
+    def evaluation_source(self) -> BatchSource:
+        """Batches of one evaluation, from position 0."""
+        assert self.valid_plan is not None
+        size = global_batch_size(self.config, self.groups.world_size)
+        samples = size * self.config.training.eval_iters
+
+        def timesteps(consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
+            return even_timesteps(positions, samples, self.num_timesteps)
+
+        positions = self._share().owned_positions(0, lambda consumed: size)
+        return self._source(self.valid_plan, _until(positions, samples), EVALUATION_SEED, timesteps, dropout=False)
+
+    def _share(self) -> Share:
+        groups = self.groups
+        return Share(
+            micro_batch_size=self.config.training.micro_batch_size,
+            replica=groups.dp_rank,
+            replicas=groups.dp_size,
+            rank=groups.replica_rank,
+            ranks=groups.replica_size,
+        )
+
+    def _source(
+        self,
+        plan: Plan,
+        positions: Iterator[int],
+        seed: int,
+        timesteps: Callable[[int, int, Sequence[int]], Tensor],
+        *,
+        dropout: bool,
+    ) -> BatchSource:
+        data, device = self.config.data, self.groups.device
+        maker = SampleMaker(
+            self.config, self.shape, self.autoencoder, self.text_encoder, device, seed=seed, dropout=dropout
+        )
+        return BatchSource(
+            loader=ClipLoader(plan, data, positions, data.num_workers, data.prefetch_samples),
+            maker=maker,
+            share=self._share(),
+            exchange=ReplicaExchange(self.groups.replica, self.shape, device),
+            timesteps=timesteps,
+        )
+
+
+def _until(positions: Iterator[int], end: int) -> Iterator[int]:
+    """The positions before `end`; they ascend."""
+    for position in positions:
+        if position >= end:
+            return
+        yield position
