@@ -1,0 +1,185 @@
+"""Saving and loading a run in megatron-core's torch_dist format.
+
+Every rank writes its share of the tensors under their global names, so that a checkpoint of one layout is read by any
+other.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+from megatron.core.dist_checkpointing.strategies.torch import (
+    TorchDistLoadShardedStrategy,
+    TorchDistSaveShardedStrategy,
+)
+
+from vidtron.checkpoint import folders
+from vidtron.checkpoint.full_state import tensor_shapes_on_disk
+from vidtron.checkpoint.results import use_shared_results
+from vidtron.checkpoint.state import content_metadata, restore, sharded_state, tensor_shapes
+from vidtron.parallel import Groups, any_rank, barrier
+from vidtron.parallel.mcore_versions import async_save_arguments
+
+_OPTIMIZER_PREFIX = "optimizer."
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded into this run."""
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints. All ranks make one, and call its methods together."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        groups: Groups,
+        *,
+        config_yaml: str = "",
+        async_save: bool = False,
+        keep_latest: int | None = None,
+    ) -> None:
+        """
+        Args:
+            run_dir: gets the `iter_*` folders.
+            groups: the run's process groups.
+            config_yaml: the run's configuration, kept in each checkpoint.
+            async_save: write in the background; a save is complete after `maybe_finalize` or `finalize` says so.
+            keep_latest: after each save, delete all but so many checkpoints.
+        """
+        self.run_dir = run_dir
+        self.groups = groups
+        self.config_yaml = config_yaml
+        self.async_save = async_save
+        self.keep_latest = keep_latest
+        self._calls = AsyncCallsQueue(persistent=False)
+        use_shared_results()
+
+    def save(
+        self,
+        iteration: int,
+        chunks: Sequence[Any],
+        optimizer: Any | None,
+        scheduler: Any | None,
+        state: dict[str, Any],
+    ) -> None:
+        """Save the run after `iteration` steps; with `async_save`, only begin to.
+
+        Args:
+            iteration: names the folder.
+            chunks: this rank's model chunks, wrapped or bare.
+            optimizer: megatron-core's optimizer.
+            scheduler: megatron-core's `OptimizerParamScheduler`.
+            state: plain numbers, strings, lists and dicts, the same on all ranks.
+        """
+        self.finalize()
+        unfinished = self._begin(iteration)
+        content = sharded_state(chunks, optimizer, self.groups, is_loading=False)
+        content["state"] = state
+        if scheduler is not None:
+            content["scheduler"] = scheduler.state_dict()
+        request = dist_checkpointing.save(
+            content,
+            str(unfinished),
+            sharded_strategy=self._strategy(),
+            async_sharded_save=self.async_save,
+            content_metadata=content_metadata(self.groups),
+            **async_save_arguments(),
+        )
+        publish = partial(self._publish, unfinished)
+        if request is None:
+            publish()
+        else:
+            request.add_finalize_fn(publish)
+            self._calls.schedule_async_request(request)
+
+    def maybe_finalize(self) -> bool:
+        """Complete a background save that all ranks have written; returns whether one was. Called every step."""
+        return bool(self._calls.maybe_finalize_async_calls(blocking=False))
+
+    def finalize(self) -> None:
+        """Wait for a background save and complete it."""
+        self._calls.maybe_finalize_async_calls(blocking=True)
+
+    def _strategy(self) -> Any:
+        # One file of each rank: two writer processes would each fork this process.
+        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        if self.groups.dp_cp.size() == 1:
+            return strategy
+        return FullyParallelSaveStrategyWrapper(strategy, self.groups.dp_cp)
+
+    def _begin(self, iteration: int) -> Path:
+        path = [folders.begin(self.run_dir, iteration)] if self.groups.rank == 0 else [None]
+        dist.broadcast_object_list(path, 0, group=self.groups.world, device=self.groups.device)
+        assert path[0] is not None
+        return path[0]
+
+    def _publish(self, unfinished: Path) -> None:
+        if self.groups.rank == 0:
+            if self.config_yaml:
+                (unfinished / folders.CONFIG_FILE).write_text(self.config_yaml, encoding="utf-8")
+            folders.publish(unfinished)
+            if self.keep_latest is not None:
+                folders.prune(self.run_dir, self.keep_latest)
+        barrier(self.groups)
+
+
+def load(
+    path: Path, chunks: Sequence[Any], optimizer: Any | None, scheduler: Any | None, groups: Groups
+) -> dict[str, Any]:
+    """Load a checkpoint, saved on any layout, into model, optimizer and scheduler; returns the plain state.
+
+    Args:
+        path: an `iter_*` folder.
+        chunks: this rank's model chunks, wrapped or bare.
+        optimizer: None loads the weights only.
+        scheduler: None leaves the schedule.
+        groups: the run's process groups.
+
+    Raises:
+        CheckpointError: it is not complete, or does not have the tensors of this run; the message names them all.
+    """
+    if not folders.is_complete(path):
+        raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
+    request = sharded_state(chunks, optimizer, groups, is_loading=True)
+    _check_tensors(path, request, groups, with_optimizer=optimizer is not None)
+    strategy: Any = TorchDistLoadShardedStrategy()
+    if groups.dp_cp.size() > 1:
+        strategy = FullyParallelLoadStrategyWrapper(strategy, groups.dp_cp)
+    loaded = dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
+    restore(loaded, chunks, optimizer, scheduler)
+    return loaded["state"]
+
+
+def _check_tensors(path: Path, request: dict[str, Any], groups: Groups, *, with_optimizer: bool) -> None:
+    """Compare what all ranks ask for with what is there."""
+    stored = tensor_shapes_on_disk(path)
+    gathered: list[Any] = [None] * groups.world_size
+    dist.all_gather_object(gathered, tensor_shapes(request), group=groups.world)
+    wanted = {key: shape for shapes in gathered for key, shape in shapes.items()}
+    problems = [f"{key}: not in the checkpoint" for key in sorted(wanted.keys() - stored.keys())]
+    problems += [
+        f"{key}: in the checkpoint, but not in this run"
+        for key in sorted(stored.keys() - wanted.keys())
+        if with_optimizer or not key.startswith(_OPTIMIZER_PREFIX)
+    ]
+    problems += [
+        f"{key}: shape {list(stored[key])} in the checkpoint, {list(wanted[key])} in this run"
+        for key in sorted(wanted.keys() & stored.keys())
+        if wanted[key] != stored[key]
+    ]
+    if any_rank(bool(problems), groups):
+        advice = (
+            "accepted: the same model, and the same --optimizer, --bf16 and --use-distributed-optimizer"
+            if with_optimizer
+            else "accepted: the same model"
+        )
+        raise CheckpointError(f"--load {path}: {len(problems)} tensors differ; {advice}\n" + "\n".join(problems))

@@ -1,0 +1,103 @@
+"""Where a run's checkpoints lie, and which of them can be loaded.
+
+A checkpoint is written under a name that no reader takes for one and gets its own name, `iter_0000100`, when it is
+complete. So a save that is killed at any moment leaves the older checkpoints as they were.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+CONFIG_FILE = "config.yaml"
+_NAME = re.compile(r"iter_(\d{7,})")
+_UNFINISHED = "unfinished_"
+# What megatron-core and torch write last: the kind of checkpoint, and where each tensor lies.
+_MARKERS = ("metadata.json", ".metadata")
+
+
+def folder_name(iteration: int) -> str:
+    """Name of the checkpoint taken after so many steps: `iter_0000100`."""
+    return f"iter_{iteration:07d}"
+
+
+def iteration_of(path: Path) -> int:
+    """The number of steps in a checkpoint folder's name.
+
+    Raises:
+        ValueError: it is no checkpoint's name.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not named like a checkpoint; accepted: iter_ and at least 7 digits")
+    return int(match[1])
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the folder is a checkpoint that can be loaded."""
+    return _NAME.fullmatch(path.name) is not None and all((path / marker).is_file() for marker in _MARKERS)
+
+
+def completed(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run that can be loaded, oldest first."""
+    if not run_dir.is_dir():
+        return []
+    return sorted((path for path in run_dir.iterdir() if is_complete(path)), key=iteration_of)
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest checkpoint of a run that can be loaded."""
+    return next(reversed(completed(run_dir)), None)
+
+
+def begin(run_dir: Path, iteration: int) -> Path:
+    """A new empty folder to write a checkpoint into; what killed saves have left is removed."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for leftover in run_dir.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished = run_dir / (_UNFINISHED + folder_name(iteration))
+    unfinished.mkdir()
+    return unfinished
+
+
+def publish(unfinished: Path) -> Path:
+    """Give a folder from `begin` its name. In one step: readers see all of the checkpoint or nothing."""
+    final = unfinished.with_name(unfinished.name.removeprefix(_UNFINISHED))
+    for file in unfinished.iterdir():
+        _flush_to_disk(file)
+    _flush_to_disk(unfinished)
+    if final.exists():  # saved again after a resumption from an older checkpoint
+        _remove(final)
+    unfinished.rename(final)
+    _flush_to_disk(final.parent)
+    return final
+
+
+def prune(run_dir: Path, keep: int) -> list[Path]:
+    """Delete all but the newest `keep` complete checkpoints; returns the deleted ones.
+
+    Raises:
+        ValueError: `keep` would leave none.
+    """
+    if keep < 1:
+        raise ValueError(f"--keep-latest {keep}; accepted: 1 or more")
+    old = completed(run_dir)[:-keep]
+    for path in old:
+        _remove(path)
+    return old
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint, under another name: half of one must not be taken for a whole."""
+    doomed = path.with_name(f"{_UNFINISHED}removed_{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

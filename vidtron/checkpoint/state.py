@@ -1,0 +1,91 @@
+"""What a checkpoint holds of a run, and how it goes back into a model and its optimizer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+
+from vidtron.parallel import Groups
+
+# Entries of an optimizer's parameter groups that are state; all others are settings.
+_GROUP_STATE = ("params", "step")
+# What makes two parameter groups the same group, whatever the learning rates are.
+_GROUP_IDENTITY = ("wd_mult", "lr_mult", "is_expert_parallel", "is_decoupled_lr")
+
+
+def content_metadata(groups: Groups) -> dict[str, Any]:
+    """The form of the state: one tensor for each parameter under its global name, whatever the layout."""
+    return {
+        # Optimizer state in the shapes of the parameters, so that every layout can load it.
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+        # Layer 7's weights under `layers.7.`, not as row 7 of a tensor that holds all layers.
+        "non_homogeneous_layers": True,
+        "dp_cp_group": groups.dp_cp,
+    }
+
+
+def bare(chunk: Any) -> Any:
+    """The model chunk inside the wrappers of data parallelism and half precision."""
+    while hasattr(chunk, "module"):
+        chunk = chunk.module
+    return chunk
+
+
+def model_keys(chunks: Sequence[Any]) -> list[str]:
+    """Where each chunk's part stands in the state."""
+    return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
+
+
+def sharded_state(chunks: Sequence[Any], optimizer: Any | None, groups: Groups, *, is_loading: bool) -> dict[str, Any]:
+    """Model and optimizer as megatron-core's sharded tensors."""
+    metadata = content_metadata(groups)
+    models = {
+        key: bare(chunk).sharded_state_dict(metadata=metadata)
+        for key, chunk in zip(model_keys(chunks), chunks, strict=True)
+    }
+    if optimizer is None:
+        return models
+    optimizer_state = optimizer.sharded_state_dict(models, is_loading=is_loading, metadata=metadata)
+    return {**models, "optimizer": optimizer_state}
+
+
+def restore(loaded: dict[str, Any], chunks: Sequence[Any], optimizer: Any | None, scheduler: Any | None) -> None:
+    """Put a loaded state into model, optimizer and scheduler.
+
+    Settings - learning rates, weight decay, betas - stay those of this run's configuration.
+    """
+    for key, chunk in zip(model_keys(chunks), chunks, strict=True):
+        bare(chunk).load_state_dict(loaded[key])
+    if optimizer is not None:
+        state = loaded["optimizer"]
+        _use_current_settings(state["optimizer"]["param_groups"], optimizer.param_groups)
+        optimizer.load_state_dict(state)
+    if scheduler is not None:
+        scheduler.num_steps = 0  # load_state_dict adds the checkpoint's to it
+        scheduler.load_state_dict(loaded["scheduler"])
+
+
+def _use_current_settings(loaded_groups: list[dict[str, Any]], current_groups: list[dict[str, Any]]) -> None:
+    def identity(group: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(group.get(key) for key in _GROUP_IDENTITY)
+
+    settings = {
+        identity(group): {key: value for key, value in group.items() if key not in _GROUP_STATE}
+        for group in current_groups
+    }
+    for group in loaded_groups:
+        group.update(settings.get(identity(group), {}))
+
+
+def tensor_shapes(state: Any) -> dict[str, tuple[int, ...] | None]:
+    """Name in the checkpoint -> global shape of each sharded tensor in a nested state; None where a factory makes it."""
+    if isinstance(state, ShardedTensor):
+        return {state.key: tuple(state.global_shape)}
+    if isinstance(state, ShardedTensorFactory):
+        return {key: shape for key, shape in tensor_shapes(state.build()).items()}
+    if isinstance(state, dict):
+        state = list(state.values())
+    if isinstance(state, (list, tuple)):
+        return {key: shape for value in state for key, shape in tensor_shapes(value).items()}
+    return {}
