@@ -5,12 +5,14 @@ parser and its help from the dataclasses. Nothing here imports torch, so that `-
 """
 
 import dataclasses
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Protocol, get_type_hints
 
 import tyro
 
@@ -119,13 +121,7 @@ def _parse(
     content = yaml_file.read(Path(config_path)) if config_path and not words.help else {}
     model = str(words.last("model") or content.get("model") or "")
     if words.help:
-        model = model if model in preset_names else preset_names[0]
-        about = (  # tyro joins lines that are not separated by an empty one
-            f"{description}\n\n"
-            "A flag overrides the file of --config, which overrides the preset of --model.\n\n"
-            f"The defaults shown are those of --model {model}."
-        )
-        _run_tyro(["--help"], _with_preset(model, preset(model)), preset_names, prog, about)
+        _print_help(model if model in preset_names else preset_names[0], preset, preset_names, prog, description)
     if model not in preset_names:
         given = f"--model {model}: unknown" if model else "--model: missing"
         hint = nearest(model, preset_names) if model else ""
@@ -144,6 +140,25 @@ def _parse(
     if errors:
         raise ConfigurationError(errors)
     return _run_tyro(_argv_for_tyro(words, table), base, preset_names, prog, description)
+
+
+def _print_help(
+    model: str, preset: Callable[[str], Preset], preset_names: Sequence[str], prog: str, description: str
+) -> NoReturn:
+    """Print the help with that preset's defaults and exit with status 0."""
+    about = (  # tyro joins lines that are not separated by an empty one
+        f"{description}\n\n"
+        "A flag overrides the file of --config, which overrides the preset of --model.\n\n"
+        f"The defaults shown are those of --model {model}."
+    )
+    try:
+        try:
+            _run_tyro(["--help"], _with_preset(model, preset(model)), preset_names, prog, about)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
 
 
 def _with_preset(model: str, preset: Preset) -> RunConfig:
