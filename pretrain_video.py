@@ -25,9 +25,7 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     network = config.network
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(
-            config, world, text_width=network.text_width, latent_channels=network.out_channels
-        )
+        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
 
     rooms = (config_check.check, parallel.check, family.check, check_encoders, data.check, training.check)
     return collect_errors(rooms, config, world)

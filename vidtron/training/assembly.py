@@ -1,4 +1,4 @@
-"""Puts megatron-core's parts around the model: DDP, optimizer, parameter scheduler, and the hooks they need of each other."""
+"""Puts megatron-core's parts around the model: DDP, optimizer, parameter scheduler, and the hooks between them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class TrainedModel:
         self.optimizer.zero_grad()
 
     def gradient_norm(self) -> float:
-        """L2 norm of the gradient of the whole model; the same on all ranks. Leaves the gradients ready for `update`."""
+        """L2 norm of the whole model's gradient, the same on all ranks; makes the gradients ready for `update`."""
         self.optimizer.prepare_grads()
         norm = self.optimizer.get_grad_norm()
         return float(norm.item() if isinstance(norm, torch.Tensor) else norm)
@@ -71,7 +71,7 @@ class TrainedModel:
 
     @contextlib.contextmanager
     def complete_weights(self) -> Iterator[None]:
-        """All weights are gathered while this is open (--overlap-param-gather leaves that to the next forward pass)."""
+        """All weights are gathered while this is open (--overlap-param-gather leaves it to the next forward pass)."""
         overlapping = [chunk for chunk in self.chunks if chunk.use_forward_hook]
         for chunk in overlapping:
             chunk.disable_forward_pre_hook(param_sync=True)
@@ -207,16 +207,6 @@ def warmup_iterations(config: RunConfig) -> int:
     if ours.lr_warmup_fraction is None:
         return ours.lr_warmup_iters
     return int(ours.lr_warmup_fraction * (ours.lr_decay_iters or config.training.train_iters))
-
-
-def command_line_wins(config: RunConfig, model: TrainedModel) -> None:
-    """After loading: learning rate and weight decay as configured now, at the loaded iteration.
-
-    The optimizer's state holds the values it was saved with, and the scheduler prefers those.
-    """
-    for group in model.optimizer.param_groups:
-        group["max_lr"], group["min_lr"] = config.optimizer.lr, config.optimizer.min_lr
-    model.scheduler.step(increment=0)
 
 
 def _connect(config: RunConfig, chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:

@@ -42,7 +42,7 @@ def batch_size_at(config: RunConfig, world_size: int) -> Callable[[int], int]:
 
 
 def _rampup_calculator(rampup: tuple[int, int, int], final: int, micro_batch_size: int, replicas: int) -> Any:
-    """mcore's calculator for START INCREMENT SAMPLES; 0.19 replaced it by one for any steps, of which this is a case."""
+    """mcore's calculator for START INCREMENT SAMPLES; from 0.19 on a case of its calculator for any steps."""
     start, increment, samples = rampup
     if hasattr(mcore, "RampupBatchsizeNumMicroBatchesCalculator"):
         return mcore.RampupBatchsizeNumMicroBatchesCalculator(

@@ -1,8 +1,8 @@
 """From (plan, loader, encoders) to the micro-batches of a step.
 
-Inside a replica each sample is read, decoded and encoded by one rank (`positions.Share.owners`), which then sends it to
-the others. All samples of a step are exchanged before the step starts: a collective inside the pipeline schedule would
-wait for stages that are themselves waiting for activations.
+Inside a replica each sample is read, decoded and encoded by one rank (`positions.Share.owners`), which then sends it
+to the others. All samples of a step are exchanged before the step starts: a collective inside the pipeline schedule
+would wait for stages that are themselves waiting for activations.
 
 Shape letters: B micro-batch, T latent frames, C latent channels, H, W latent rows and columns, L text tokens,
 E text features.

@@ -8,10 +8,4 @@ from vidtron.training.resume import find_checkpoint
 
 def check(config: RunConfig, world: World) -> list[str]:
     """One message per error, each beginning with the flag and saying what would be accepted."""
-    return [*_check_data(config), *folder.check_folders(config.checkpoint, find_checkpoint(config.checkpoint.load))]
-
-
-def _check_data(config: RunConfig) -> list[str]:
-    if not config.data.data_path:
-        return ["--data-path: missing; accepted: a folder of shards made by tools/build_shards.py"]
-    return []
+    return folder.check_folders(config.checkpoint, find_checkpoint(config.checkpoint.load))

@@ -4,15 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+from vidtron.checkpoint import completed, iteration_of
 from vidtron.config.checkpoint import CheckpointConfig
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders in a run folder, complete or not, oldest first."""
-    return sorted(path for path in folder.glob("iter_*") if path.is_dir()) if folder.is_dir() else []
 
 
 def check_folders(config: CheckpointConfig, latest: Path | None) -> list[str]:
@@ -24,7 +20,7 @@ def check_folders(config: CheckpointConfig, latest: Path | None) -> list[str]:
     """
     errors = []
     save, load = config.save, config.load
-    if save is not None and load is None and not config.overwrite and checkpoints(save):
+    if save is not None and load is None and not config.overwrite and completed(save):
         errors.append(
             f"--save {save}: holds checkpoints of another run; accepted: an empty folder, --load {save} to continue "
             "that run, or --overwrite to delete it"
@@ -41,16 +37,16 @@ def check_folders(config: CheckpointConfig, latest: Path | None) -> list[str]:
 
 def _mixed_runs(save: Path, load: Path, latest: Path) -> list[str]:
     """A run folder's newest checkpoint is what the next `--load` finds; it must belong to this run."""
-    kept = checkpoints(save)
+    kept = completed(save)
     if not kept:
         return []
     if latest.resolve().parent != save.resolve():
         return [
-            f"--save {save}: holds checkpoints of another run than --load {load}; accepted: an empty folder, or --load "
-            f"{save} to continue that run"
+            f"--save {save}: holds checkpoints of another run than --load {load}; accepted: an empty folder, or "
+            f"--load {save} to continue that run"
         ]
-    later = [path.name for path in kept if path.name > latest.name]
-    if load.resolve() == save.resolve() or not later:  # an incomplete one is no later checkpoint: it is passed over
+    later = [path.name for path in kept if iteration_of(path) > iteration_of(latest)]
+    if not later:
         return []
     return [
         f"--load {load}: {save} holds later checkpoints ({', '.join(later)}), which the next resumption would take; "
@@ -64,7 +60,7 @@ def prepare(folder: Path, *, overwrite: bool, iteration: int, config_yaml: str) 
     Rows of `metrics.jsonl` after `iteration` belong to steps that will run again: they are cut off.
     """
     if overwrite:
-        for path in checkpoints(folder):
+        for path in completed(folder):
             shutil.rmtree(path)
         for name in ("tensorboard", "wandb"):
             shutil.rmtree(folder / name, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Losses and gradient norms that are not finite: run the step again, then stop; never go on in silence.
 
-mcore's RerunStateMachine is not used. It looks for faulty GPUs: it does not check the first step of a run, stops the run
-even where the repetition comes out finite (or, with fatal=False, goes on even where it does not), and wants a restart on
-another GPU for its verdict (rerun_state_machine.py, 0.16.1: validate_result and should_checkpoint_and_exit).
+mcore's RerunStateMachine is not used. It looks for faulty GPUs: it does not check the first step of a run, stops the
+run even where the repetition comes out finite (or, with fatal=False, goes on even where it does not), and wants a
+restart on another GPU for its verdict (rerun_state_machine.py, 0.16.1: validate_result, should_checkpoint_and_exit).
 """
 
 import math
@@ -88,6 +88,7 @@ def describe_samples(
     for slot in slots[:limit]:
         position = consumed + slot
         timestep = timestep_of(position)
-        named.append(f"{key_of(position)} (position {position}, timestep {timestep:g}, sigma {sigma_of(timestep):.4f})")
+        level = f"timestep {timestep:g}, sigma {sigma_of(timestep):.4f}"
+        named.append(f"{key_of(position)} (position {position}, {level})")
     more = f" and {len(slots) - limit} more" if len(slots) > limit else ""
     return f"step {iteration}: {what} is {value}; samples: {', '.join(named)}{more}"

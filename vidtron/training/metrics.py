@@ -33,8 +33,8 @@ PEAK_BF16_TFLOPS = {
     "RTX 3090": 71.0,
     "V100": 125.0,
 }
-"""Dense peak of one GPU with 16-bit inputs and fp32 accumulation, in TFLOP/s (vendor data sheets), by words of the name
-that `torch.cuda.get_device_name` gives. Of several that fit, the longest counts. V100: fp16."""
+"""Dense peak of one GPU with 16-bit inputs and fp32 accumulation, in TFLOP/s (vendor data sheets), by words of the
+name that `torch.cuda.get_device_name` gives. Of several that fit, the longest counts. V100: fp16."""
 
 
 @dataclass(frozen=True)

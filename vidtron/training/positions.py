@@ -1,9 +1,9 @@
 """Which rank works on which sample: arithmetic on positions in the plan.
 
-A position is the number of samples of the run before this one (design: the plan's single coordinate). A step that starts
-at `consumed` takes the positions [consumed, consumed + global batch). Micro-batch m takes the m-th run of
-replicas x micro-batch size positions of these, and replica r the r-th micro-batch of that run; so which samples make a
-global batch depends on neither the layout nor the micro-batch size.
+A position is the number of samples of the run before this one. A step that starts at `consumed` takes the positions
+[consumed, consumed + global batch). Micro-batch m takes the m-th run of replicas x micro-batch size positions of
+these, and replica r the r-th micro-batch of that run; so which samples make a global batch depends on neither the
+layout nor the micro-batch size.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What the ranks tell each other after each forward-backward pass: one all-reduce for losses, health and wishes to stop."""
+"""What the ranks tell each other after each pass: losses, health and wishes to stop, in one all-reduce."""
 
 import math
 from collections.abc import Sequence

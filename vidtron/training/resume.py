@@ -1,7 +1,6 @@
 """When a run is saved, and how one is continued."""
 
 from pathlib import Path
-from typing import Any
 
 from vidtron import checkpoint
 from vidtron.config.checkpoint import CheckpointConfig
@@ -17,9 +16,7 @@ def find_checkpoint(load: Path | None) -> Path | None:
     """The checkpoint that `--load` leads to: the folder itself if it is one, else its latest complete one."""
     if load is None:
         return None
-    if load.name.startswith("iter_"):
-        return load if checkpoint.is_complete(load) else None
-    return checkpoint.latest(load)
+    return load if checkpoint.is_complete(load) else checkpoint.latest(load)
 
 
 def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups) -> dict[str, int]:
@@ -49,7 +46,7 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
 
 
 class Saver:
-    """Saves when it is time to."""
+    """Saves when it is time to, into the run folder if there is one."""
 
     def __init__(self, config: CheckpointConfig, groups: Groups, data_state: dict[str, str], config_yaml: str) -> None:
         """
@@ -59,34 +56,30 @@ class Saver:
             data_state: kept beside the weights (`DataRoom.state`).
             config_yaml: kept in each checkpoint.
         """
-        self.config = config
-        self.groups = groups
+        self.interval = config.save_interval
         self.data_state = data_state
-        self.config_yaml = config_yaml
-        self.saved: int | None = None
-
-    def after_step(self, model: TrainedModel, progress: Any, *, last: bool) -> None:
-        """Save if `--save-interval` says so or the run is about to leave."""
-        folder, interval = self.config.save, self.config.save_interval
-        due = last or (interval is not None and progress.iteration % interval == 0)
-        if folder is None or not due:
-            return
-        state = {
-            "iteration": progress.iteration,
-            "consumed_samples": progress.consumed_samples,
-            "data": self.data_state,
-        }
-        with model.complete_weights():
-            checkpoint.save(
-                folder,
-                progress.iteration,
-                model.modules,
-                model.optimizer,
-                model.scheduler,
-                state,
-                self.groups,
-                async_save=self.config.async_save,
+        self.writer: checkpoint.CheckpointWriter | None = None
+        if config.save is not None:
+            self.writer = checkpoint.CheckpointWriter(
+                config.save,
+                groups,
+                config_yaml=config_yaml,
+                async_save=config.async_save,
+                keep_latest=config.keep_latest,
             )
+
+    def after_step(self, model: TrainedModel, iteration: int, consumed_samples: int, *, last: bool) -> None:
+        """Save if `--save-interval` says so or the run is about to leave; complete a save that is being written."""
+        if self.writer is None:
+            return
+        self.writer.maybe_finalize()
+        if not last and (self.interval is None or iteration % self.interval):
+            return
+        state = {"iteration": iteration, "consumed_samples": consumed_samples, "data": self.data_state}
+        with model.complete_weights():
+            self.writer.save(iteration, model.modules, model.optimizer, model.scheduler, state)
 
     def finish(self) -> None:
         """Wait until everything is on disk."""
+        if self.writer is not None:
+            self.writer.finalize()

@@ -11,7 +11,7 @@ from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.models import registry
 from vidtron.parallel import Groups, barrier, broadcast_object, initialized
 from vidtron.training import folder
-from vidtron.training.assembly import TrainedModel, assemble, command_line_wins
+from vidtron.training.assembly import TrainedModel, assemble
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Saver, find_checkpoint, restore
 from vidtron.training.signals import StopRequests
@@ -78,9 +78,7 @@ def _restored_progress(config: RunConfig, groups: Groups, model: TrainedModel, d
     path = broadcast_object(path, 0, groups, groups.world)
     if path is None:
         return Progress()
-    state = restore(path, model, data.state(), groups)
-    command_line_wins(config, model)
-    return Progress(**state)
+    return Progress(**restore(path, model, data.state(), groups))
 
 
 def _introduce(

@@ -14,8 +14,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class StopRequests:
     """Notes signals and watches the clock, on one rank; the ranks agree elsewhere (`report.exchange`).
 
-    A context manager: the handlers are its own while it is open and the former ones afterwards. Outside the main thread,
-    where Python does not allow handlers, only the clock counts.
+    A context manager: the handlers are its own while it is open and the former ones afterwards. Outside the main
+    thread, where Python does not allow handlers, only the clock counts.
     """
 
     def __init__(self, config: TrainingConfig, start: float | None = None) -> None:

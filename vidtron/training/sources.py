@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vidtron.config.run import RunConfig
+from vidtron.data.decode import ClipDecoder
 from vidtron.data.index import ShardIndex
 from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
@@ -90,6 +91,7 @@ class DataRoom:
         if config.training.eval_interval is not None:
             valid = ShardIndex.open(config.data.valid_data_path)
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, sequential=True)
+        self.decoder = ClipDecoder.from_config(config.data, groups.device)
         on_gpu = groups.device.type == "cuda"
         dtype = torch.bfloat16 if on_gpu and config.precision.bf16 else torch.float32
         self.autoencoder = video_autoencoder(config.encoders, groups.device, dtype)
@@ -151,7 +153,7 @@ class DataRoom:
             self.config, self.shape, self.autoencoder, self.text_encoder, device, seed=seed, dropout=dropout
         )
         return BatchSource(
-            loader=ClipLoader(plan, data, positions, data.num_workers, data.prefetch_samples),
+            loader=ClipLoader(plan, self.decoder, positions, data.num_workers, data.prefetch_samples),
             maker=maker,
             share=self._share(),
             exchange=ReplicaExchange(self.groups.replica, self.shape, device),

@@ -36,12 +36,12 @@ Losses = dict[str, Any]
 class ForwardStep:
     """mcore's `forward_step_func`: takes the next micro-batch and runs one chunk of the model on it.
 
-    The gradient is that of the mean over the global batch, under every layout: `micro_batch_loss` returns the mean over
-    the micro-batch; the schedule divides it by the number of micro-batches and multiplies it by the context-parallel
-    size (schedules.py:274, 0.16.1), and DDP averages gradients over data x context parallel ranks. The chunk's output
-    is the whole latent on all tensor- and context-parallel ranks of the last stage, and its backward pass hands each
-    rank the gradient of its own tokens only; so the sum over context-parallel ranks, which the factor turns that part
-    of the average back into, is the gradient of one replica.
+    The gradient is that of the mean over the global batch, under every layout. `micro_batch_loss` returns the mean
+    over the micro-batch; the schedule divides it by the number of micro-batches and multiplies it by the
+    context-parallel size (schedules.py:272, 0.16.1); DDP averages gradients over data x context parallel ranks. The
+    chunk's output is the whole latent on all tensor- and context-parallel ranks of the last stage, and its backward
+    pass hands each rank the gradient of its own tokens only. So a replica's gradient is the sum over its
+    context-parallel ranks, which the schedule's factor makes of DDP's average.
     """
 
     def __init__(self, schedule: NoiseSchedule, compute_dtype: torch.dtype) -> None:

@@ -113,7 +113,7 @@ class Trainer:
                     stop = "interval"
                 if iteration == training.train_iters:
                     stop = stop or "done"
-                self.saver.after_step(self.model, self.progress, last=stop is not None)
+                self.saver.after_step(self.model, iteration, self.progress.consumed_samples, last=stop is not None)
                 if stop is not None:
                     result.stopped_by = stop
                     break
@@ -204,9 +204,7 @@ class Trainer:
             )
         self.result.evaluations[self.progress.iteration] = row["loss"]
         consumed = self.progress.consumed_samples
-        self.logger.write(
-            {"kind": "eval", "iteration": self.progress.iteration, "consumed_samples": consumed, **row}
-        )
+        self.logger.write({"kind": "eval", "iteration": self.progress.iteration, "consumed_samples": consumed, **row})
 
     def _describe(self, outcome: report.StepReport, batch: StepBatch) -> str:
         def timestep_of(position: int) -> float:
