@@ -10,9 +10,9 @@ class DataConfig:
     """Data"""
 
     data_path: list[str] = field(default_factory=list)
-    """Folder of shards written by tools/build_shards.py."""
+    """Folders of shards written by tools/build_shards.py; several are used as one."""
     valid_data_path: list[str] = field(default_factory=list)
-    """Shards for evaluation."""
+    """Folders of shards for evaluation."""
     num_frames: int = 49
     """Frames of a training clip; 4k+1 for the causal autoencoders."""
     height: int = 480
