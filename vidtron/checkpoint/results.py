@@ -41,9 +41,9 @@ class SharedResult:
 def use_shared_results() -> None:
     """Let megatron-core's checkpoint writers report through a `SharedResult`.
 
-    Its own channel (dist_checkpointing/strategies/filesystem_async.py:51) is a manager process. That is started by
-    importing the main program once more - seconds and hundreds of megabytes for each rank, and a hang where the program
-    lacks the `__main__` guard - and it outlives a rank that is killed. The writers themselves are forked.
+    Its own channel (dist_checkpointing/strategies/filesystem_async.py:51) is a manager process. That one starts by
+    importing the main program once more - seconds and hundreds of megabytes for each rank, and a hang where the
+    program lacks the `__main__` guard - and it outlives a rank that is killed. The writers themselves are forked.
     """
     result = SharedResult()
     for name in ("_get_write_results_queue", "get_write_results_queue"):  # 0.16, 0.19

@@ -78,14 +78,14 @@ def _use_current_settings(loaded_groups: list[dict[str, Any]], current_groups: l
         group.update(settings.get(identity(group), {}))
 
 
-def tensor_shapes(state: Any) -> dict[str, tuple[int, ...] | None]:
-    """Name in the checkpoint -> global shape of each sharded tensor in a nested state; None where a factory makes it."""
+def tensor_shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    """Name in the checkpoint -> global shape, for each sharded tensor of a nested state."""
     if isinstance(state, ShardedTensor):
         return {state.key: tuple(state.global_shape)}
     if isinstance(state, ShardedTensorFactory):
-        return {key: shape for key, shape in tensor_shapes(state.build()).items()}
+        state = state.build()
     if isinstance(state, dict):
         state = list(state.values())
-    if isinstance(state, (list, tuple)):
+    if isinstance(state, list | tuple):
         return {key: shape for value in state for key, shape in tensor_shapes(value).items()}
     return {}

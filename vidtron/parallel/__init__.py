@@ -3,8 +3,14 @@
 Importing this package adapts megatron-core to the machine (`cpu.py`, `torch_adam.py`).
 """
 
-from vidtron.parallel.cpu import adapt
-from vidtron.parallel.torch_adam import repair
+import warnings
+
+# Each of a dozen megatron-core modules warns, on every rank, that it does without Transformer Engine and apex.
+# `--transformer-impl` decides about that, and the run says once what it uses.
+warnings.filterwarnings("ignore", message="(Transformer Engine and )?Apex (is|are) not installed", module="megatron")
+
+from vidtron.parallel.cpu import adapt  # noqa: E402
+from vidtron.parallel.torch_adam import repair  # noqa: E402
 
 adapt()
 repair()
