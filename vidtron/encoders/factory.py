@@ -74,8 +74,6 @@ def _check_autoencoder(config: RunConfig, world: World, latent_channels: int | N
             causal_latent_shape(channels, temporal, spatial, frames, height, width)
         except ValueError as error:
             errors.append(f"{flag}: does not fit the autoencoder; accepted: {str(error).split('accepted: ')[1]}")
-    if not config.encoders.scale_factor > 0:
-        errors.append(f"--scale-factor {config.encoders.scale_factor}: accepted: positive numbers")
     return errors
 
 

@@ -1,0 +1,148 @@
+"""Turn a folder of clips into shards for training.
+
+    python tools/build_shards.py --input CLIPS --output SHARDS
+
+CLIPS is a folder with videos/x.mp4 and labels/x.txt, a folder with x.mp4 and x.txt side by side, or a .csv, .tsv or
+.jsonl file with the columns path and caption. SHARDS becomes a folder of webdataset tars (mp4, txt, json) and an
+index. Run the same command again to finish a build that was interrupted. Clips that cannot be read or have no
+caption are named, skipped and counted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vidtron.data.clip_source import SourceError
+from vidtron.data.shard_writer import BuildError, BuildOptions, BuildResult, Progress, Skipped, StoredCodec, build
+from vidtron.data.transcode import Edit
+
+
+class TerminalProgress(Progress):
+    """A bar on a terminal, a line for each shard elsewhere; every skipped clip by name."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def begin(self, pieces: int, done: int) -> None:
+        self.bar = tqdm(total=pieces, initial=done, unit="clip", disable=None)
+        if done:
+            self.bar.write(f"{done} of {pieces} clips were done before", file=sys.stderr)
+
+    def piece(self, skipped: Skipped | None) -> None:
+        assert self.bar is not None
+        if skipped is not None:
+            self.bar.write(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
+        self.bar.update()
+
+    def shard(self, name: str, samples: int) -> None:
+        assert self.bar is not None
+        if self.bar.disable:
+            print(f"{name}: {samples} clips", file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, metavar="CLIPS", help="folder of clips, or a table")
+    parser.add_argument("--output", type=Path, required=True, metavar="SHARDS", help="new folder for the shards")
+    cut = parser.add_argument_group("trimming")
+    cut.add_argument(
+        "--start", type=float, default=0.0, metavar="S", help="leave out the first S seconds of each clip"
+    )
+    cut.add_argument("--max-seconds", type=float, metavar="S", help="keep at most S seconds of each clip")
+    cut.add_argument(
+        "--cut-seconds",
+        type=float,
+        metavar="S",
+        help="cut each clip into pieces of S seconds, each a sample with its caption; a shorter rest is left out",
+    )
+    picture = parser.add_argument_group("picture")
+    picture.add_argument(
+        "--height",
+        type=int,
+        metavar="PIXELS",
+        help="make clips smaller until they just cover height x width; never larger",
+    )
+    picture.add_argument("--width", type=int, metavar="PIXELS", help="see --height; one of the two is enough")
+    picture.add_argument("--fps", type=float, metavar="N", help="keep N frames a second, by their time stamps")
+    picture.add_argument(
+        "--codec",
+        choices=("auto", "copy", "vp9", "h264", "mjpeg"),
+        default="auto",
+        help="how clips are stored; one that needs no change and has this codec already is copied. copy: as they are. "
+        "auto: on a machine with a GPU copy, or h264 where something changes; without one vp9, which DALI decodes on "
+        "CPUs as well (default: auto)",
+    )
+    writing = parser.add_argument_group("writing")
+    writing.add_argument(
+        "--samples-per-shard", type=int, default=256, metavar="N", help="clips in a tar (default: 256)"
+    )
+    writing.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="clips transcoded at a time (default: CPUs)",
+    )
+    writing.add_argument("--strict", action="store_true", help="exit with status 1 if a clip was skipped")
+    return parser.parse_args(argv)
+
+
+def chosen_codec(codec: str, changes: bool) -> StoredCodec:
+    """What `auto` stands for on this machine."""
+    if codec != "auto":
+        return codec  # type: ignore[return-value]
+    import torch
+
+    if torch.cuda.is_available():
+        return "h264" if changes else "copy"
+    return "vp9"
+
+
+def report(result: BuildResult, output: Path) -> None:
+    """Print what was done."""
+    if result.already_complete:
+        print(f"{output} was complete already")
+    print(f"{result.samples} samples in {result.shards} shards in {output}")
+    if result.left_over_seconds >= 0.05:
+        print(f"{result.left_over_seconds:.1f} seconds at the ends of clips were too short for a piece")
+    if result.skipped:
+        print(f"{len(result.skipped)} clips skipped; {output / 'skipped.jsonl'} names them")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 for skipped clips under --strict, 2 for arguments that cannot be used."""
+    arguments = parse(argv)
+    edit = Edit(arguments.start, arguments.max_seconds, arguments.height, arguments.width, arguments.fps)
+    options = BuildOptions(
+        source=arguments.input,
+        output=arguments.output,
+        codec=chosen_codec(arguments.codec, edit.changes() or arguments.cut_seconds is not None),
+        edit=edit,
+        cut_seconds=arguments.cut_seconds,
+        samples_per_shard=arguments.samples_per_shard,
+        workers=arguments.workers,
+    )
+    progress = TerminalProgress()
+    try:
+        result = build(options, progress)
+    except (BuildError, SourceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        progress.close()
+    report(result, arguments.output)
+    return 1 if arguments.strict and result.skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
