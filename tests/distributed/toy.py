@@ -3,6 +3,8 @@
 Shape letters: S tokens, B micro-batch, D features.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
@@ -208,6 +210,15 @@ class Toy:
     def train(self, first_step: int, steps: int) -> list[tuple[float, float]]:
         """(loss of the global batch, gradient norm) of each step."""
         return [self._step(number) for number in range(first_step, first_step + steps)]
+
+    @contextlib.contextmanager
+    def complete_weights(self) -> Iterator[None]:
+        """All weights are there; gathering them may otherwise wait for the next forward pass."""
+        for chunk in self.chunks if self.layout.overlap else []:
+            chunk.disable_forward_pre_hook(param_sync=True)
+        yield
+        for chunk in self.chunks if self.layout.overlap else []:
+            chunk.enable_forward_pre_hook()
 
     def _step(self, number: int) -> tuple[float, float]:
         for chunk in self.chunks:

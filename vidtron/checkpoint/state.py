@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
 from vidtron.parallel import Groups
@@ -46,8 +47,26 @@ def sharded_state(chunks: Sequence[Any], optimizer: Any | None, groups: Groups, 
     }
     if optimizer is None:
         return models
+    if is_loading:
+        _let_momentum_load(optimizer)
     optimizer_state = optimizer.sharded_state_dict(models, is_loading=is_loading, metadata=metadata)
     return {**models, "optimizer": optimizer_state}
+
+
+def _let_momentum_load(optimizer: Any) -> None:
+    """Give SGD what allocates the state to load into.
+
+    megatron-core brings it for Adam only (optimizer/__init__.py:580, 0.16.1) and calls None for SGD.
+    """
+
+    def allocate(sgd: Any, config: Any = None) -> None:
+        for group in sgd.param_groups:
+            for parameter in group["params"] if group["momentum"] else []:
+                sgd.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if part.init_state_fn is None:
+            part.init_state_fn = allocate
 
 
 def restore(loaded: dict[str, Any], chunks: Sequence[Any], optimizer: Any | None, scheduler: Any | None) -> None:
@@ -59,7 +78,8 @@ def restore(loaded: dict[str, Any], chunks: Sequence[Any], optimizer: Any | None
         bare(chunk).load_state_dict(loaded[key])
     if optimizer is not None:
         state = loaded["optimizer"]
-        _use_current_settings(state["optimizer"]["param_groups"], optimizer.param_groups)
+        torch_state = state.get("optimizer", state)  # the fp32 optimizer keeps torch's state as its own
+        _use_current_settings(torch_state["param_groups"], optimizer.param_groups)
         optimizer.load_state_dict(state)
     if scheduler is not None:
         scheduler.num_steps = 0  # load_state_dict adds the checkpoint's to it
