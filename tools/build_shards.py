@@ -112,7 +112,7 @@ def report(result: BuildResult, output: Path) -> None:
     """Print what was done."""
     if result.already_complete:
         print(f"{output} was complete already")
-    print(f"{result.samples} samples in {result.shards} shards in {output}")
+    print(f"{output}: {result.samples} samples, shards: {result.shards}")
     if result.left_over_seconds >= 0.05:
         print(f"{result.left_over_seconds:.1f} seconds at the ends of clips were too short for a piece")
     if result.skipped:

@@ -1,0 +1,58 @@
+"""Statistics of an autoencoder's latents on real clips, and how well it gives the clips back.
+
+    python tools/measure_latents.py --data-path SHARDS --num-frames 17 --height 64 --width 96
+
+Prints the mean, the root mean square (RMS) of each latent channel over the clips - of the lone first frame and of
+the others - and the PSNR of the reconstruction. 1 / RMS of all is the --scale-factor that gives latents of unit
+size.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vidtron.config.data import EncoderConfig
+from vidtron.data.decode import ClipDecoder
+from vidtron.data.index import ShardIndex
+from vidtron.data.plan import Plan
+from vidtron.encoders import video_autoencoder
+from vidtron.inference.video_io import psnr, to_uint8
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-path", nargs="+", required=True, metavar="SHARDS")
+    parser.add_argument("--vae-path", type=Path, help="unset: the built-in space-time transform")
+    parser.add_argument("--num-frames", type=int, default=17)
+    parser.add_argument("--height", type=int, default=64)
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--clips", type=int, default=64, help="at most so many")
+    arguments = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), device, torch.float32)
+    plan = Plan(ShardIndex.open(arguments.data_path), 0, arguments.num_frames, sequential=True)
+    decoder = ClipDecoder(arguments.height, arguments.width, device=device)
+    latents, quality = [], []
+    for position in range(min(arguments.clips, len(plan))):
+        frames_TCHW = decoder.decode(plan.sample(position), plan.frames_at(position))
+        video_CTHW = (frames_TCHW.float() / 127.5 - 1).permute(1, 0, 2, 3)
+        latents_CTHW = autoencoder.encode(video_CTHW).mean_CTHW.cpu()
+        latents.append(latents_CTHW)
+        quality.append(psnr(to_uint8(autoencoder.decode(latents_CTHW)), frames_TCHW))
+    parts = {"first": [one[:, :1] for one in latents], "others": [one[:, 1:] for one in latents]}
+    print("channel " + " ".join(f"{name + ' mean':>12}{name + ' RMS':>12}" for name in parts))
+    flat = {name: torch.cat([one.flatten(1) for one in part], dim=1).double() for name, part in parts.items()}
+    for channel in range(autoencoder.latent_channels):
+        values = [values[channel] for values in flat.values() if values.shape[1]]
+        print(f"{channel:7} " + " ".join(f"{v.mean():12.3f}{v.square().mean().sqrt():12.3f}" for v in values))
+    whole = torch.cat([one.flatten() for one in latents]).double()
+    print(f"all: mean {whole.mean():.4f}, RMS {whole.square().mean().sqrt():.4f}, of {len(latents)} clips")
+    quality_T = torch.tensor(quality)
+    print(f"reconstruction PSNR: mean {quality_T.mean():.2f} dB, {quality_T.min():.2f} to {quality_T.max():.2f}")
+
+
+if __name__ == "__main__":
+    main()

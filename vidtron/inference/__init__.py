@@ -1,0 +1,1 @@
+"""Sampling latents with a trained model, decoding them, and videos on disk."""
