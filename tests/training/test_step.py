@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.training.batches import MicroBatch
+from vidtron.training.step import ForwardStep
+
+SHAPE = (2, 3, 4, 2, 5)
+
+
+class Chunk(torch.nn.Module):
+    """Notes what it was called with and answers with a multiple of its noisy input."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, **arguments):
+        assert all(not isinstance(value, tuple) for value in arguments.values())
+        self.arguments = arguments
+        return self.scale * arguments["noisy_BTCHW"].float()
+
+
+def micro_batch(timesteps=(999.0, 257.0), image=None):
+    draw = torch.Generator().manual_seed(0)
+    return MicroBatch(
+        latents_BTCHW=torch.randn(SHAPE, generator=draw),
+        noise_BTCHW=torch.randn(SHAPE, generator=draw),
+        text_BLE=torch.randn(2, 3, 4, generator=draw),
+        timesteps_B=torch.tensor(timesteps),
+        positions=(6, 7),
+        slots=(2, 3),
+        image_latents_BTCHW=image,
+    )
+
+
+@pytest.fixture
+def schedule():
+    return ZeroTerminalSNRSchedule(shift=3.0)
+
+
+def test_loss_is_the_mean_squared_error_of_the_velocity(schedule):
+    batch, chunk = micro_batch(), Chunk()
+    output, loss_of = ForwardStep(schedule, torch.float32)(iter([batch]), chunk)
+    alpha = schedule.alpha_table[[999, 257]].view(2, 1, 1, 1, 1)
+    sigma = (1 - alpha**2).sqrt()
+    noisy = alpha * batch.latents_BTCHW + sigma * batch.noise_BTCHW
+    velocity = alpha * batch.noise_BTCHW - sigma * batch.latents_BTCHW
+    torch.testing.assert_close(output, 0.5 * noisy)
+    loss, report = loss_of(output)
+    expected_B = ((0.5 * noisy - velocity) ** 2).mean(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(report["losses_B"], expected_B)
+    torch.testing.assert_close(loss, expected_B.mean())
+    assert report["slots"] == (2, 3)
+    assert not report["losses_B"].requires_grad
+
+
+def test_the_schedule_may_scale_the_loss_in_place(schedule):
+    # pipeline_parallel/schedules.py does: output_tensor *= cp_group_size; output_tensor /= num_microbatches.
+    chunk = Chunk()
+    output, loss_of = ForwardStep(schedule, torch.float32)(iter([micro_batch()]), chunk)
+    loss, report = loss_of(output)
+    before = report["losses_B"].clone()
+    loss *= 2
+    loss.backward()
+    assert torch.equal(report["losses_B"], before)
+    assert chunk.scale.grad is not None
+
+
+def test_bf16_keeps_the_timesteps(schedule):
+    chunk = Chunk()
+    image = torch.randn(SHAPE)
+    ForwardStep(schedule, torch.bfloat16)(iter([micro_batch(image=image)]), chunk)
+    assert chunk.arguments["timesteps_B"].tolist() == [999.0, 257.0]  # 257 is no bf16 number
+    assert {chunk.arguments[name].dtype for name in ("noisy_BTCHW", "text_BLE", "image_latents")} == {torch.bfloat16}
+
+
+def test_text_to_video_has_no_image(schedule):
+    chunk = Chunk()
+    ForwardStep(schedule, torch.float32)(iter([micro_batch()]), chunk)
+    assert chunk.arguments["image_latents"] is None
