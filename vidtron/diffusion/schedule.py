@@ -27,7 +27,8 @@ def zero_terminal_snr(alpha: Tensor) -> Tensor:
 class ZeroTerminalSNRSchedule:
     """CogVideoX's schedule: scaled-linear, shifted, rescaled to zero terminal signal-to-noise ratio.
 
-    Timestep 0 is nearly clean, the last one pure noise. Levels are tabulated in fp32.
+    Timestep 0 is nearly clean, the last one pure noise. Levels are computed in fp64 and tabulated in fp32: in fp32 the
+    last bit of a root depends on the processor.
     """
 
     def __init__(self, shift: float = 1.0, timesteps: int = 1000):
@@ -39,9 +40,9 @@ class ZeroTerminalSNRSchedule:
             raise ValueError(f"noise shift {shift}; accepted: more than 0")
         if timesteps < 2:
             raise ValueError(f"{timesteps} timesteps; accepted: 2 or more")
-        alpha = shift_alpha_bar(scaled_linear_alpha_bar(timesteps), shift).to(torch.float32).sqrt()
+        alpha = shift_alpha_bar(scaled_linear_alpha_bar(timesteps), shift).sqrt()
         self.timesteps = timesteps
-        self.alpha_table = zero_terminal_snr(alpha)
+        self.alpha_table = zero_terminal_snr(alpha).to(torch.float32)
 
     def alpha(self, timesteps_B: Tensor) -> Tensor:
         """Factor of the clean latents: [B], fp32."""
@@ -49,4 +50,4 @@ class ZeroTerminalSNRSchedule:
 
     def sigma(self, timesteps_B: Tensor) -> Tensor:
         """Factor of the noise: [B], fp32."""
-        return (1.0 - self.alpha(timesteps_B) ** 2).sqrt()
+        return (1.0 - self.alpha(timesteps_B).double() ** 2).sqrt().float()

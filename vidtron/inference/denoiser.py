@@ -1,0 +1,83 @@
+"""A trained network, spread over the ranks of a replica, as one function.
+
+Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor, nn
+
+from vidtron.parallel import Groups
+
+
+class Denoiser:
+    """Runs the network forward through mcore's pipeline schedule and gives its output to every rank of the replica.
+
+    Every rank calls it with the same arguments.
+    """
+
+    def __init__(self, chunks: Sequence[nn.Module], groups: Groups, *, sequence_length: int):
+        """
+        Args:
+            chunks: this rank's chunks of the network.
+            groups: the process groups.
+            sequence_length: padded tokens of one sample (`family.sequence_length`).
+        """
+        self.chunks, self.groups, self.sequence_length = list(chunks), groups, sequence_length
+        for chunk in self.chunks:
+            chunk.eval()
+
+    @torch.no_grad()
+    def __call__(
+        self, noisy_BTCHW: Tensor, timestep: int, text_BLE: Tensor, image_latents: Tensor | None = None
+    ) -> Tensor:
+        """The network's output, fp32 [B, T, C, H, W], for one timestep of all samples."""
+        timesteps_B = torch.full((noisy_BTCHW.shape[0],), timestep, device=noisy_BTCHW.device)
+
+        def forward_step(_: Iterator[Any], chunk: nn.Module) -> tuple[Tensor, Any]:
+            output = chunk(
+                noisy_BTCHW=noisy_BTCHW, timesteps_B=timesteps_B, text_BLE=text_BLE, image_latents=image_latents
+            )
+            return output, lambda result: (result.new_zeros(()), {"output": result})
+
+        reported = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=[iter(()) for _ in self.chunks],
+            model=self.chunks,
+            num_microbatches=1,
+            seq_length=self.sequence_length,
+            micro_batch_size=noisy_BTCHW.shape[0],
+            forward_only=True,
+        )
+        if self.groups.pp.size() == 1:
+            return reported[0]["output"]
+        output = reported[0]["output"].contiguous() if reported else torch.empty_like(noisy_BTCHW, dtype=torch.float32)
+        last = dist.get_global_rank(self.groups.pp, self.groups.pp.size() - 1)
+        dist.broadcast(output, last, group=self.groups.pp)
+        return output
+
+
+def with_guidance(network: Denoiser, text_BLE: Tensor, scale: float) -> Any:
+    """Classifier-free guidance (arXiv:2207.12598) against text embeddings of zeros, which training drops text to.
+
+    Args:
+        network: the conditional network.
+        text_BLE: text embeddings.
+        scale: 1 is the conditional network itself.
+
+    Returns:
+        (noisy latents, timestep) -> output, as the samplers take it.
+    """
+    if scale == 1.0:
+        return lambda noisy, timestep: network(noisy, timestep, text_BLE)
+    both = torch.cat((torch.zeros_like(text_BLE), text_BLE))
+
+    def guided(noisy: Tensor, timestep: int) -> Tensor:
+        without, conditional = network(torch.cat((noisy, noisy)), timestep, both).chunk(2)
+        return without + scale * (conditional - without)
+
+    return guided
