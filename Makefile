@@ -25,7 +25,7 @@ setup: $(INSTALLED)  ## make .venv with everything that the other targets need
 $(INSTALLED): requirements/runtime.txt requirements/dev.txt setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python of 3.11 or newer found; accepted: PYTHON=/path/to/python make setup"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --find-links $(TORCH_INDEX)) -r requirements/dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	touch $@

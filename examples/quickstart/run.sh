@@ -2,26 +2,33 @@
 # From clips to a sampled video: examples/quickstart/run.sh [FOLDER OF YOUR OWN CLIPS]
 # Runs from the repository's root with the environment's python and torchrun in PATH (make quickstart sees to both).
 set -euo pipefail
+[ $# -eq 0 ] || set -- "$(realpath "$1")"
 cd "$(dirname "$0")/../.."
 
 folder=quickstart
-clips=${1:-}
 steps=${STEPS:-300}
 export OMP_NUM_THREADS=1
 
-if [ -z "$clips" ]; then
-    clips=$folder/clips
-    echo "== clips -> $clips"
-    python examples/quickstart/fetch_clips.py "$clips"
+if [ $# -eq 0 ]; then
+    clips=$folder/clips shards=$folder/shards size=()
+    if [ ! -d "$clips" ]; then
+        echo "== clips -> $clips"
+        rm -rf "$clips.part"
+        python examples/quickstart/fetch_clips.py "$clips.part"
+        mv "$clips.part" "$clips"
+    fi
+else
+    # Large clips are made smaller once, here, instead of in every step.
+    clips=$1 shards=$folder/shards-$(cksum <<<"$1" | cut -d ' ' -f 1) size=(--height 128 --width 192)
 fi
 
-echo "== shards -> $folder/shards"
-python tools/build_shards.py --input "$clips" --output "$folder/shards"
+echo "== shards -> $shards"
+python tools/build_shards.py --input "$clips" --output "$shards" "${size[@]}"
 
 echo "== training -> $folder/run"
 torchrun --nproc-per-node 2 pretrain_video.py \
     --model cogvideox-tiny \
-    --data-path "$folder/shards" \
+    --data-path "$shards" \
     --tensor-model-parallel-size 2 --sequence-parallel \
     --train-iters "$steps" \
     --log-interval 10 \
@@ -31,4 +38,4 @@ echo "== loss"
 python examples/quickstart/loss_curve.py "$folder/run"
 
 echo "== sample -> $folder/sample"
-python tools/sample_video.py --load "$folder/run" --data-path "$folder/shards" --output "$folder/sample"
+python tools/sample_video.py --load "$folder/run" --data-path "$shards" --output "$folder/sample"

@@ -102,7 +102,7 @@ PRESETS = {
             _TINY,
             {
                 "data": {"num_frames": 17, "height": 64, "width": 96, "fps": None},
-                "optimizer": {"lr": 2e-3, "lr_warmup_iters": 20, "lr_decay_style": "cosine", "clip_grad": 1.0},
+                "optimizer": {"lr": 2e-3, "lr_warmup_iters": 10, "lr_decay_style": "cosine", "clip_grad": 1.0},
             },
         ),
     )
