@@ -34,7 +34,7 @@ def opened(source: Any) -> Iterator[tuple[Any, Any]]:
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        raise UndecodableError(str(error) or type(error).__name__) from error
+        raise UndecodableError(error.strerror or type(error).__name__) from error
 
 
 def rgb_HWC(frame: Any) -> np.ndarray:
@@ -74,7 +74,12 @@ def _frames(
             container.seek(seek_pts, stream=stream)
         for frame in container.decode(stream):
             number = _number(frame, stream, clip) if number < 0 and seek_pts is not None else number + 1
+            if due is not None and number > due:  # the seek went too far
+                yield from _frames(content, clip, wanted, None)
+                return
             if number == due:
+                if frame.is_corrupt:
+                    raise UndecodableError(f"frame {number} is damaged")
                 yield number, rgb_HWC(frame)
                 due = next(remaining, None)
                 if due is None:
@@ -89,7 +94,7 @@ def _start_by_seeking(content: bytes, clip: ClipFacts, number: int) -> int | Non
         target = first + round(number / clip.fps / stream.time_base)
         container.seek(target, stream=stream)
         packet = next(container.demux(stream), None)
-        if packet is None or packet.pts is None or packet.pts > target:
+        if packet is None or packet.pts is None or packet.pts > target or not packet.is_keyframe:
             return None
         return target
 

@@ -86,17 +86,30 @@ def remux(source: Path | bytes) -> bytes:
     """
     target = io.BytesIO()
     with opened(source) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]  # the last, empty one is no picture
+        _complete_decoding_times(packets)
         try:
             with av.open(target, "w", format="mp4") as output:
                 out = output.add_stream_from_template(stream)
-                for packet in container.demux(stream):
-                    if packet.dts is not None:
-                        packet.stream = out
-                        output.mux(packet)
+                for packet in packets:
+                    packet.stream = out
+                    output.mux(packet)
         except (av.error.FFmpegError, ValueError) as error:
             name = stream.codec_context.name
             raise UndecodableError(f"mp4 cannot hold {name} ({error}); accepted with --codec vp9 or h264") from error
     return target.getvalue()
+
+
+def _complete_decoding_times(packets: list[Any]) -> None:
+    """Some containers store no decoding times, which mp4 needs: make them from the times of presentation."""
+    if all(packet.dts is not None for packet in packets):
+        return
+    if any(packet.pts is None for packet in packets):
+        raise UndecodableError("it has pictures without a time stamp; accepted with --codec vp9 or h264")
+    rising = sorted(packet.pts for packet in packets)
+    delay = max(time - packet.pts for time, packet in zip(rising, packets, strict=True))
+    for time, packet in zip(rising, packets, strict=True):
+        packet.dts = time - delay
 
 
 def scaled_size(width: int, height: int, cover_width: int | None, cover_height: int | None) -> tuple[int, int]:
@@ -104,13 +117,16 @@ def scaled_size(width: int, height: int, cover_width: int | None, cover_height: 
     it was."""
     scale = max((cover_width or 0) / width, (cover_height or 0) / height) or 1.0
     scale = min(scale, 1.0)
-    return _even(width * scale, cover_width), _even(height * scale, cover_height)
+    return _even(width, scale, cover_width), _even(height, scale, cover_height)
 
 
-def _even(size: float, at_least: int | None) -> int:
-    """The even number next to `size`; not below `at_least` because of rounding. Encoders of 4:2:0 colour need it."""
-    even = max(2, round(size / 2) * 2)
-    return even + 2 if at_least is not None and even < at_least <= size + 0.5 else even
+def _even(size: int, scale: float, at_least: int | None) -> int:
+    """The even number next to `size` x `scale`: encoders of 4:2:0 colour need it. Not below `at_least` because of
+    rounding, and not above `size`."""
+    even = max(2, round(size * scale / 2) * 2)
+    if at_least is not None and even < at_least <= size:
+        even += 2
+    return even - 2 if even > max(size, 2) else even
 
 
 def _cut(container: Any, stream: Any, edit: Edit) -> Iterator[tuple[float, Any]]:
