@@ -1,6 +1,7 @@
 """Ranks, process groups, devices, seeds, tokens over ranks; and what megatron-core needs to run on a CPU.
 
-Importing this package adapts megatron-core to the machine (`cpu.py`, `torch_adam.py`).
+Importing this package adapts megatron-core to the machine (`cpu.py`) and mends it (`torch_adam.py`,
+`bucket_padding.py`).
 """
 
 import warnings
@@ -9,11 +10,12 @@ import warnings
 # `--transformer-impl` decides about that, and the run says once what it uses.
 warnings.filterwarnings("ignore", message="(Transformer Engine and )?Apex (is|are) not installed", module="megatron")
 
+from vidtron.parallel import bucket_padding, torch_adam  # noqa: E402
 from vidtron.parallel.cpu import adapt  # noqa: E402
-from vidtron.parallel.torch_adam import repair  # noqa: E402
 
 adapt()
-repair()
+torch_adam.repair()
+bucket_padding.repair()
 
 from vidtron.parallel.agreement import (  # noqa: E402
     all_ranks,
