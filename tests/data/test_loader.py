@@ -9,7 +9,8 @@ import torch
 
 from tests.data.clip_files import build_shards, clip_bytes, shown_numbers
 from vidtron.config.data import DataConfig
-from vidtron.data.decode import BadClipError, ClipDecoder
+from vidtron.config.world import installed_packages
+from vidtron.data.decode import DALI_PACKAGE, BadClipError, ClipDecoder
 from vidtron.data.index import Sample, ShardIndex
 from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
@@ -140,3 +141,12 @@ def test_a_configuration_makes_its_decoder(plan: Plan) -> None:
 def test_negative_numbers_are_refused(plan: Plan) -> None:
     with pytest.raises(ValueError, match="accepted: 0 or more"):
         ClipLoader(plan, DECODER, [0], -1)
+
+
+@pytest.mark.skipif(DALI_PACKAGE not in installed_packages(), reason="DALI is not installed")
+def test_dali_works_in_several_threads(plan: Plan) -> None:
+    decoder = ClipDecoder(48, 72, "dali")
+    with ClipLoader(plan, decoder, range(20), num_workers=3) as loader:
+        for clip in loader:
+            assert shown_numbers(clip.frames_TCHW) == plan.frames_at(clip.position)
+    assert decoder.decoded == {"dali": 20, "pyav": 0} and not decoder.rescued

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.encoders.tiny_folders import make_tiny_t5
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
@@ -120,3 +121,46 @@ def test_check_names_missing_packages(tiny_vae: Path, tiny_t5: Path) -> None:
     bare = World(size=1, rank=0, local_rank=0, has_cuda=False, packages=frozenset())
     errors = check(run_config(vae_path=tiny_vae, text_encoder_path=tiny_t5), bare)
     assert "diffusers package" in errors[0] and "transformers package" in errors[1]
+
+
+def test_captions_the_tokenizer_does_not_know_are_told_once(tiny_t5: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 16, 32, "cpu", torch.float32)
+    encoder.encode(["a clip of the street with bikes", ""])
+    assert caplog.text == ""
+    encoder.encode(["a street", "q w e r t y u i o p"])
+    encoder.encode(["q w e r t y u i o p"])
+    assert caplog.text.count("unknown to its tokenizer") == 1
+
+
+def test_a_folder_with_a_sentencepiece_model(tmp_path: Path) -> None:
+    """How CogVideoX ships its tokenizer: beside the encoder, without tokenizer.json."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from transformers import T5EncoderModel
+
+    make_tiny_t5(tmp_path / "text_encoder", words=[f"w{i}" for i in range(100)])
+    for path in (tmp_path / "text_encoder").glob("tokenizer*"):
+        path.unlink()
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (tmp_path / "text").write_text("a man rides a bike in the street\ncars cross a square\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    names = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "<pad>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**names, "unk_token": "<unk>"}))
+    encoder = text_encoder(EncoderConfig(text_encoder_path=tmp_path), 6, 32, "cpu", torch.float32)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    ids = [*pieces.encode("a man")[:5], 1]
+    assert len(ids) > 3 and 2 not in ids
+    tokens_BL = torch.tensor([ids + [0] * (6 - len(ids))])
+    with torch.no_grad():
+        expected_BLE = T5EncoderModel.from_pretrained(tmp_path / "text_encoder")(input_ids=tokens_BL).last_hidden_state
+    assert torch.allclose(encoder.encode(["a man"]), expected_BLE, atol=1e-5)

@@ -1,5 +1,6 @@
 """Tiny randomly initialised diffusers and transformers folders, for tests that load encoders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,13 +25,13 @@ def make_tiny_vae(folder: Path, latent_channels: int = 16) -> Path:
     return folder
 
 
-def make_tiny_t5(folder: Path, width: int = 32) -> Path:
+def make_tiny_t5(folder: Path, width: int = 32, words: Sequence[str] = WORDS) -> Path:
     """A T5 encoder of two layers with a tokenizer of a few words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
     torch.manual_seed(0)
-    pieces = ["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in WORDS)]
+    pieces = ["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in words)]
     tokenizer = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

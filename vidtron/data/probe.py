@@ -59,7 +59,8 @@ def seconds_of_video(source: Path) -> float:
 
 
 def _decode_all(container: Any, stream: Any) -> tuple[list[Any], list[dict[str, Any]]]:
-    packets, frames = [], []
+    packets: list[Any] = []
+    frames: list[dict[str, Any]] = []
     for packet in container.demux(stream):
         if packet.size:  # the last, empty one flushes the decoder
             packets.append((packet.pts, packet.is_keyframe, packet.is_discard))

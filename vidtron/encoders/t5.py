@@ -3,6 +3,7 @@
 Shapes: B batch, L text tokens, E text width.
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from vidtron.encoders.folders import model_folder, read_config, weights_fingerprint
 
+logger = logging.getLogger(__name__)
+
 FLAG = "--text-encoder-path"
+_MANY_UNKNOWN, _FEW_TOKENS = 0.4, 4
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 
@@ -68,6 +72,7 @@ class T5TextEncoder:
             raise ValueError(f"{FLAG} {path}: the tokenizer has no padding token")
         model = T5EncoderModel.from_pretrained(self._folder, local_files_only=True, dtype=dtype)
         self._model = model.to(self.device).eval().requires_grad_(False)
+        self._told = False
         self.width = int(self._model.config.d_model)
         if len(self._tokenizer) > self._model.config.vocab_size:
             raise ValueError(
@@ -83,7 +88,22 @@ class T5TextEncoder:
         tokens_BL = self._tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         ).input_ids
+        self._tell_unknown_tokens(tokens_BL, captions)
         return self._model(input_ids=tokens_BL.to(self.device)).last_hidden_state.float()
+
+    def _tell_unknown_tokens(self, tokens_BL: Tensor, captions: list[str]) -> None:
+        """Warn once of a caption that the tokenizer mostly does not know: a sign of the wrong tokenizer."""
+        if self._told or self._tokenizer.unk_token_id is None:
+            return
+        words_B = (tokens_BL != self._tokenizer.pad_token_id).sum(1)
+        unknown_B = (tokens_BL == self._tokenizer.unk_token_id).sum(1)
+        for caption, words, unknown in zip(captions, words_B.tolist(), unknown_B.tolist(), strict=True):
+            if unknown > _MANY_UNKNOWN * words and unknown >= _FEW_TOKENS:
+                logger.warning(
+                    "%s: %d of the %d tokens of %r are unknown to its tokenizer", FLAG, unknown, words, caption
+                )
+                self._told = True
+                return
 
     def fingerprint(self) -> str:
         return f"t5-{self.length}-{weights_fingerprint(self._folder)}"
