@@ -120,7 +120,7 @@ def report(result: BuildResult, output: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for skipped clips under --strict, 2 for arguments that cannot be used."""
+    """Exit status: 0, 1 for skipped clips under --strict, 2 for arguments that cannot be used, 130 for Ctrl-C."""
     arguments = parse(argv)
     edit = Edit(arguments.start, arguments.max_seconds, arguments.height, arguments.width, arguments.fps)
     options = BuildOptions(
@@ -138,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BuildError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last finished shard", file=sys.stderr)
+        return 130
     finally:
         progress.close()
     report(result, arguments.output)

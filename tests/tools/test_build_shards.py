@@ -77,6 +77,19 @@ def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     assert content_of(out) == content_of(tmp_path / "whole")
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    clips = {f"c{i:02}": clip_bytes(40, height=240, width=360) for i in range(10)}
+    source = write_clips(tmp_path / "clips", clips)
+    process = start("--input", source, "--output", tmp_path / "out", "--codec", "vp9", "--samples-per-shard", 1)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "shard-000000.tar").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_edits(tmp_path: Path, codec: str) -> None:
     source = write_clips(tmp_path / "clips", {"a": clip_bytes(30, height=96, width=144)})
