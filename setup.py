@@ -18,6 +18,7 @@ setup(
         "megatron-core>=0.16.1,<0.20",
         "numpy>=1.26",
         "pillow>=10",
+        "psutil>=5.9",  # megatron-core writes checkpoints with it and does not ask for it
         "pyyaml>=6",
         "torch",  # no pin: a cluster's own build stays
         "tqdm>=4.60",
