@@ -63,9 +63,7 @@ def describe(report, **arguments):
 
 
 def test_the_bad_sample_is_named():
-    assert describe(BAD) == (
-        "step 3: loss is nan; samples: clip11 (position 11, timestep 200, sigma 0.2000)"
-    )
+    assert describe(BAD) == ("step 3: loss is nan; samples: clip11 (position 11, timestep 200, sigma 0.2000)")
 
 
 def test_a_bad_gradient_names_all_samples():

@@ -42,9 +42,7 @@ def clip(position=7, caption="four"):
 def maker(image=False, latents=LATENTS, **flags):
     defaults = {"text_dropout": 0.0, "image_dropout": 0.0, "scale_factor": 0.5}
     shape = SampleShape(latents, (3, 5), image)
-    return SampleMaker(
-        small_run(**{**defaults, **flags}), shape, CountingAutoencoder(), LengthText(), CPU, seed=3
-    )
+    return SampleMaker(small_run(**{**defaults, **flags}), shape, CountingAutoencoder(), LengthText(), CPU, seed=3)
 
 
 def made(sample_maker, sample=None):
@@ -125,7 +123,9 @@ def test_image_condition_leaves_the_other_tensors_alone():
 
 
 def test_wrong_size_names_the_sample():
-    with pytest.raises(ValueError, match=r"sample a: latents \(3, 2, 2, 3\) .* do not fill the model's \(2, 2, 2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"sample a: latents \(3, 2, 2, 3\) .* do not fill the model's \(2, 2, 2, 3\)"
+    ):
         maker(latents=(2, 2, 2, 3)).make(clip())
     with pytest.raises(ValueError, match="sample a"):
         maker(latents=(4, 2, 4, 3)).make(clip())
