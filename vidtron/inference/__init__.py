@@ -1,1 +1,1 @@
-"""Sampling latents with a trained model, decoding them, and videos on disk."""
+"""Sampling with a trained model, and files of video."""
