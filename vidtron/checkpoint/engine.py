@@ -23,8 +23,8 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.full_state import tensor_shapes_on_disk
-from vidtron.checkpoint.results import use_shared_results
 from vidtron.checkpoint.state import content_metadata, restore, sharded_state, tensor_shapes
+from vidtron.checkpoint.writing import adapt_writing
 from vidtron.parallel import Groups, any_rank, barrier
 from vidtron.parallel.mcore_versions import async_save_arguments
 
@@ -61,7 +61,7 @@ class CheckpointWriter:
         self.async_save = async_save
         self.keep_latest = keep_latest
         self._calls = AsyncCallsQueue(persistent=False)
-        use_shared_results()
+        adapt_writing()
 
     def save(
         self,
@@ -110,7 +110,7 @@ class CheckpointWriter:
         self._calls.maybe_finalize_async_calls(blocking=True)
 
     def _strategy(self) -> Any:
-        # One file of each rank: two writer processes would each fork this process.
+        # One file for each rank, written by one process.
         strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
         if self.groups.dp_cp.size() == 1:
             return strategy
