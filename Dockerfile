@@ -15,7 +15,7 @@ RUN pip install --no-deps "megatron-core==${MEGATRON_CORE}" \
     && pip uninstall --yes nvidia-dali-cuda120 nvidia-dali-cuda130 \
     && pip install -c /etc/vidtron-constraint.txt "nvidia-dali-cuda130==${DALI}" \
         av==18.1.0 tyro==1.0.17 diffusers==0.42.1 transformers==5.23.0 sentencepiece==0.2.3 \
-        tensorboard==2.21.0 wandb==0.31.0 pyyaml pillow tqdm \
+        tensorboard==2.21.0 wandb==0.31.0 psutil pyyaml pillow tqdm \
         pytest==9.2.0 pytest-timeout==2.4.0 pytest-xdist==3.8.0
 
 WORKDIR /opt/vidtron

@@ -19,6 +19,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10",
         "psutil>=5.9",  # megatron-core writes checkpoints with it and does not ask for it
+        "psutil>=5.9",  # megatron-core's checkpoint writer imports it without asking for it
         "pyyaml>=6",
         "torch",  # no pin: a cluster's own build stays
         "tqdm>=4.60",
