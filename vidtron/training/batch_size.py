@@ -1,13 +1,10 @@
 """Global batch size over the course of a run, with mcore's microbatch calculators."""
 
-import math
 from collections.abc import Callable
-from typing import Any
-
-from megatron.core import num_microbatches_calculator as mcore
 
 from vidtron.config.run import RunConfig
 from vidtron.parallel import model_parallel_size
+from vidtron.parallel.mcore_versions import rampup_calculator
 
 
 def replicas(config: RunConfig, world_size: int) -> int:
@@ -30,7 +27,7 @@ def batch_size_at(config: RunConfig, world_size: int) -> Callable[[int], int]:
     final = global_batch_size(config, world_size)
     if training.rampup_batch_size is None:
         return lambda consumed: final
-    calculator = _rampup_calculator(
+    calculator = rampup_calculator(
         training.rampup_batch_size, final, training.micro_batch_size, replicas(config, world_size)
     )
 
@@ -39,16 +36,3 @@ def batch_size_at(config: RunConfig, world_size: int) -> Callable[[int], int]:
         return calculator.get_current_running_global_batch_size()
 
     return size
-
-
-def _rampup_calculator(rampup: tuple[int, int, int], final: int, micro_batch_size: int, replicas: int) -> Any:
-    """mcore's calculator for START INCREMENT SAMPLES; from 0.19 on a case of its calculator for any steps."""
-    start, increment, samples = rampup
-    if hasattr(mcore, "RampupBatchsizeNumMicroBatchesCalculator"):
-        return mcore.RampupBatchsizeNumMicroBatchesCalculator(
-            final, micro_batch_size, replicas, False, 1, start, increment, samples
-        )
-    steps = (final - start) // increment
-    thresholds = [math.ceil(samples * step / steps) for step in range(steps + 1)]
-    schedule = " ".join(f"{at}:{start + step * increment}" for step, at in enumerate(thresholds))
-    return mcore.StepBatchsizeNumMicroBatchesCalculator(micro_batch_size, replicas, False, 1, schedule)
