@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+
 from tests.distributed.rank_pool import RankFailure, RankPool
 
 
