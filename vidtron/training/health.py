@@ -35,7 +35,9 @@ def restore_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def checked(attempt: Callable[[], StepReport], describe: Callable[[StepReport], str], warn: Callable[[str], None]):
+def checked(
+    attempt: Callable[[], StepReport], describe: Callable[[StepReport], str], warn: Callable[[str], None]
+) -> StepReport:
     """The report of a finite step; runs the step a second time where the first is not finite.
 
     Args:
