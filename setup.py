@@ -45,6 +45,7 @@ setup(
             "tensorboard>=2.16",
             "transformers>=4.50",
             "wandb>=0.19",
+            "webdataset>=0.2",
         ],
     },
 )
