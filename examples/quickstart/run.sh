@@ -37,5 +37,5 @@ torchrun --nproc-per-node 2 pretrain_video.py \
 echo "== loss"
 python examples/quickstart/loss_curve.py "$folder/run"
 
-echo "== sample -> $folder/sample"
-python tools/sample_video.py --load "$folder/run" --data-path "$shards" --output "$folder/sample"
+echo "== sample -> $folder"
+python examples/quickstart/compare.py --load "$folder/run" --output "$folder"
