@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vidtron.config import check as config_check
 from vidtron.config.cli import parse
-from vidtron.config.errors import collect_errors, refuse
+from vidtron.config.errors import ConfigurationError, collect_errors, refuse
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models.registry import family_of, preset, preset_names
@@ -39,9 +39,12 @@ def main(argv: Sequence[str]) -> None:
 
     from vidtron import training
 
-    training.run(config, world)
+    try:
+        training.run(config, world)
+    except ConfigurationError as error:  # what only the opened encoders could tell
+        refuse(error.errors, world)
 
 
-# Saving a checkpoint spawns processes, which import this file again.
+# A process that is started by spawning (background saves under some versions) imports this file again.
 if __name__ == "__main__":
     main(sys.argv[1:])

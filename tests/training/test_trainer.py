@@ -13,11 +13,11 @@ from tests.shards import write_shards
 from tests.training.small import small_run
 from vidtron import training
 from vidtron.checkpoint import completed, read_full_state
+from vidtron.config.errors import ConfigurationError
 from vidtron.config.world import World
 from vidtron.training import trainer as trainer_module
 from vidtron.training.batches import MicroBatch
 from vidtron.training.health import NonFiniteStepError
-from vidtron.training.resume import ResumeError
 from vidtron.training.step import ForwardStep
 
 
@@ -101,10 +101,15 @@ def test_new_settings_win_on_resumption(shards, tmp_path):
 
 def test_other_data_is_refused_on_resumption(shards, valid_shards, tmp_path):
     train(small_run(shards, save=tmp_path, train_iters=1))
-    with pytest.raises(ResumeError, match=r"other data. --data-path: the samples(.|\n)*iter_0000001"):
-        train(small_run(valid_shards, save=tmp_path, load=tmp_path))
-    with pytest.raises(ResumeError, match="--seed"):
-        train(small_run(shards, save=tmp_path, load=tmp_path, seed=5))
+    other = {
+        "--data-path": small_run(valid_shards, save=tmp_path, load=tmp_path),
+        "--seed": small_run(shards, save=tmp_path, load=tmp_path, seed=5),
+    }
+    for flag, run in other.items():
+        with pytest.raises(ConfigurationError, match=f"{flag}(.|\n)*iter_0000001/config.yaml"):
+            train(run)
+        (error,) = training.check(run, World(size=1, rank=0, local_rank=0, has_cuda=False))
+        assert error.startswith("--data-path")
 
 
 def test_finished_run_does_nothing(shards, tmp_path):

@@ -4,12 +4,9 @@ from pathlib import Path
 
 from vidtron import checkpoint
 from vidtron.config.checkpoint import CheckpointConfig
+from vidtron.config.errors import ConfigurationError
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
-
-
-class ResumeError(ValueError):
-    """A checkpoint that does not belong to this run."""
 
 
 def find_checkpoint(load: Path | None) -> Path | None:
@@ -17,6 +14,26 @@ def find_checkpoint(load: Path | None) -> Path | None:
     if load is None:
         return None
     return load if checkpoint.is_complete(load) else checkpoint.latest(load)
+
+
+def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
+    """One message for each part of data and encoders that is not what the checkpoint at `path` was trained on.
+
+    Args:
+        path: an iter_* folder.
+        data_state: what they are now, or some of them (`DataRoom.state`).
+    """
+    reasons = {
+        "--data-path": "other samples, another order or other frames of them than in the run of {path} (the shards, "
+        "--seed, --num-frames, --fps or --short-clip have changed)",
+    }
+    saved = checkpoint.read_state(path)["data"]
+    return [
+        f"{flag}: {reasons.get(flag, 'not the encoder of the run of {path}').format(path=path)}; accepted: as in "
+        f"{path / 'config.yaml'}"
+        for flag, value in data_state.items()
+        if saved.get(flag) != value
+    ]
 
 
 def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups) -> dict[str, int]:
@@ -29,19 +46,13 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
         groups: the run's process groups.
 
     Raises:
-        ResumeError: data or encoders are not those of the checkpoint.
+        ConfigurationError: data or encoders are not those of the checkpoint.
+        CheckpointError: it does not have the tensors of this run.
     """
+    errors = data_errors(path, data_state)
+    if errors:
+        raise ConfigurationError(errors)
     state = checkpoint.load(path, model.modules, model.optimizer, model.scheduler, groups)
-    changed = sorted(flag for flag, value in state["data"].items() if data_state.get(flag) != value)
-    if changed:
-        reasons = {
-            "--data-path": "the samples, their order or the frames taken of them are others (shards, --seed, "
-            "--num-frames, --fps or --short-clip have changed)",
-        }
-        detail = "; ".join(f"{flag}: {reasons.get(flag, 'computes something else')}" for flag in changed)
-        raise ResumeError(
-            f"{path} belongs to a run with other data. {detail}. Accepted: the configuration in {path / 'config.yaml'}"
-        )
     return {name: state[name] for name in ("iteration", "consumed_samples")}
 
 

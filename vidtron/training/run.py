@@ -12,6 +12,7 @@ from vidtron.models import registry
 from vidtron.parallel import Groups, barrier, broadcast_object, initialized
 from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
+from vidtron.training.batch_size import global_batch_size
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Saver, find_checkpoint, restore
 from vidtron.training.signals import StopRequests
@@ -31,7 +32,9 @@ def run(config: RunConfig, world: World) -> TrainingResult:
         world: as the launcher started this rank.
 
     Raises:
-        ValueError: data, encoders or checkpoint do not fit.
+        ConfigurationError: data or encoders are not those of the checkpoint.
+        CheckpointError: the checkpoint is of another model or optimizer.
+        ShardError, BadClipError: clips cannot be read.
         NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
     """
     with StopRequests(config.training, start=time.monotonic()) as requests, initialized(config, world) as groups:
@@ -92,7 +95,11 @@ def _introduce(
         f"tensor {layout.tensor_model_parallel_size} x pipeline {layout.pipeline_model_parallel_size} x "
         f"context {layout.context_parallel_size} x data {groups.dp_size}; {own:,} parameters on rank 0"
     )
-    short = f", {data.plan.left_out} too short and left out" if data.plan.left_out else ""
+    short = f", {data.plan.left_out:,} too short and left out" if data.plan.left_out else ""
     logger.say(f"{len(data.plan):,} training clips{short}")
+    if data.valid_plan is not None:
+        left_out = f", {data.valid_plan.left_out:,} too short and left out" if data.valid_plan.left_out else ""
+        samples = config.training.eval_iters * global_batch_size(config, groups.world_size)
+        logger.say(f"evaluations of {samples:,} samples from {len(data.valid_plan):,} held-out clips{left_out}")
     if progress.iteration:
         logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
