@@ -76,7 +76,9 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(pool, shards, tmp_pa
     assert [path.name for path in completed(tmp_path)] == ["iter_0000002"]
 
 
-@pytest.mark.parametrize("flags", [{}, PP2, INTERLEAVED], ids=["DP2", "PP2", "interleaved"])
+@pytest.mark.parametrize(
+    "flags", [{}, OVERLAPPED, PP2, INTERLEAVED], ids=["DP2", "DP2 overlapped", "PP2", "interleaved"]
+)
 def test_nan_on_one_rank_repeats_the_step_on_all(pool, shards, flags):
     run = small_run(shards, **flags)
     expected = pool.run(train, 2, run)

@@ -61,6 +61,7 @@ class WeightsAndBiases:
             config=_plain(config),
             reinit="finish_previous",
         )
+        self.run.define_metric("*", step_metric="iteration")
 
     def write(self, row: dict[str, Any]) -> None:
         curves = {f"{row['kind']}/{name}": value for name, value in row.items() if name not in UNCHARTED}

@@ -1,5 +1,6 @@
 """One training run from its configuration to its end."""
 
+import gc
 import time
 
 import torch
@@ -9,6 +10,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.models import registry
+from vidtron.models.layers.specs import choose_backend
 from vidtron.parallel import Groups, barrier, broadcast_object, initialized
 from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
@@ -38,7 +40,11 @@ def run(config: RunConfig, world: World) -> TrainingResult:
         NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
     """
     with StopRequests(config.training, start=time.monotonic()) as requests, initialized(config, world) as groups:
-        return _run(config, groups, requests)
+        result = _run(config, groups, requests)
+    if world.has_cuda:  # model and gradient buffers refer to each other through hooks
+        gc.collect()
+        torch.cuda.empty_cache()
+    return result
 
 
 def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingResult:
@@ -93,7 +99,8 @@ def _introduce(
     logger.say(
         f"{config.model} on {groups.world_size} ranks ({groups.device.type}): "
         f"tensor {layout.tensor_model_parallel_size} x pipeline {layout.pipeline_model_parallel_size} x "
-        f"context {layout.context_parallel_size} x data {groups.dp_size}; {own:,} parameters on rank 0"
+        f"context {layout.context_parallel_size} x data {groups.dp_size}; {own:,} parameters on rank 0; layers: "
+        f"{choose_backend(config.precision, World.from_environment())}"
     )
     short = f", {data.plan.left_out:,} too short and left out" if data.plan.left_out else ""
     logger.say(f"{len(data.plan):,} training clips{short}")
