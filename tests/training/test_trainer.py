@@ -112,6 +112,13 @@ def test_other_data_is_refused_on_resumption(shards, valid_shards, tmp_path):
         assert error.startswith("--data-path")
 
 
+def test_another_batch_size_is_told(shards, tmp_path, capsys):
+    train(small_run(shards, save=tmp_path, train_iters=1))
+    result = train(small_run(shards, save=tmp_path, load=tmp_path, train_iters=2, global_batch_size=4))
+    assert result.consumed_samples == 2 + 4
+    assert "the global batch is 4 from here on; it was 2" in capsys.readouterr().out
+
+
 def test_finished_run_does_nothing(shards, tmp_path):
     train(small_run(shards, save=tmp_path, train_iters=2))
     result = train(small_run(shards, save=tmp_path, load=tmp_path, train_iters=2))

@@ -1,6 +1,7 @@
 """When a run is saved, and how one is continued."""
 
 from pathlib import Path
+from typing import Any
 
 from vidtron import checkpoint
 from vidtron.config.checkpoint import CheckpointConfig
@@ -37,7 +38,7 @@ def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
 
 
 def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups) -> dict[str, int]:
-    """Load weights, optimizer and scheduler; gives `iteration` and `consumed_samples`.
+    """Load weights, optimizer and scheduler; gives `iteration`, `consumed_samples` and `global_batch_size`.
 
     Args:
         path: an iter_* folder.
@@ -53,22 +54,22 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
     if errors:
         raise ConfigurationError(errors)
     state = checkpoint.load(path, model.modules, model.optimizer, model.scheduler, groups)
-    return {name: state[name] for name in ("iteration", "consumed_samples")}
+    return {name: state[name] for name in ("iteration", "consumed_samples", "global_batch_size")}
 
 
 class Saver:
     """Saves when it is time to, into the run folder if there is one."""
 
-    def __init__(self, config: CheckpointConfig, groups: Groups, data_state: dict[str, str], config_yaml: str) -> None:
+    def __init__(self, config: CheckpointConfig, groups: Groups, state: dict[str, Any], config_yaml: str) -> None:
         """
         Args:
             config: the flags.
             groups: the run's process groups.
-            data_state: kept beside the weights (`DataRoom.state`).
+            state: kept beside the weights: `data` (`DataRoom.state`) and `global_batch_size`.
             config_yaml: kept in each checkpoint.
         """
         self.interval = config.save_interval
-        self.data_state = data_state
+        self.state = state
         self.writer: checkpoint.CheckpointWriter | None = None
         if config.save is not None:
             self.writer = checkpoint.CheckpointWriter(
@@ -86,7 +87,7 @@ class Saver:
         self.writer.maybe_finalize()
         if not last and (self.interval is None or iteration % self.interval):
             return
-        state = {"iteration": iteration, "consumed_samples": consumed_samples, "data": self.data_state}
+        state = {**self.state, "iteration": iteration, "consumed_samples": consumed_samples}
         with model.complete_weights():
             self.writer.save(iteration, model.modules, model.optimizer, model.scheduler, state)
 

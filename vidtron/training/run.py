@@ -52,7 +52,9 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     schedule = ZeroTerminalSNRSchedule(config.objective.noise_shift)
     data = DataRoom(config, groups, family, schedule.timesteps)
     model = assemble(family, config, groups)
-    progress = _restored_progress(config, groups, model, data)
+    saved = _load(config, groups, model, data)
+    progress = Progress(saved["iteration"], saved["consumed_samples"]) if saved else Progress()
+    batch = global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
     if groups.rank == 0 and config.checkpoint.save is not None:
         folder.prepare(
@@ -64,7 +66,11 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     barrier(groups)
     logger = Logger(config, progress.iteration, active=groups.rank == 0)
     try:
-        _introduce(config, groups, logger, model, data, progress)
+        _introduce(config, groups, logger, model, data)
+        if saved:
+            logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
+            if saved["global_batch_size"] != batch:
+                logger.say(f"the global batch is {batch} from here on; it was {saved['global_batch_size']}")
         return Trainer(
             config=config,
             groups=groups,
@@ -72,7 +78,9 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
             model=model,
             data=data,
             forward_step=ForwardStep(schedule, torch.bfloat16 if config.precision.bf16 else torch.float32),
-            saver=Saver(config.checkpoint, groups, data.state(), config_yaml),
+            saver=Saver(
+                config.checkpoint, groups, {"data": data.state(), "global_batch_size": batch}, config_yaml=config_yaml
+            ),
             logger=logger,
             requests=requests,
             progress=progress,
@@ -81,18 +89,14 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
         logger.close()
 
 
-def _restored_progress(config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom) -> Progress:
-    """Load the checkpoint that `--load` leads to, if there is one. The ranks follow what rank 0 finds."""
+def _load(config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom) -> dict[str, int]:
+    """Load the checkpoint that `--load` leads to; empty if there is none. The ranks follow what rank 0 finds."""
     path = find_checkpoint(config.checkpoint.load) if groups.rank == 0 else None
     path = broadcast_object(path, 0, groups, groups.world)
-    if path is None:
-        return Progress()
-    return Progress(**restore(path, model, data.state(), groups))
+    return {} if path is None else restore(path, model, data.state(), groups)
 
 
-def _introduce(
-    config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: DataRoom, progress: Progress
-) -> None:
+def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: DataRoom) -> None:
     """What the run is, in a few lines."""
     layout = config.parallel
     own = sum(parameter.numel() for module in model.modules for parameter in module.parameters())
@@ -108,5 +112,3 @@ def _introduce(
         left_out = f", {data.valid_plan.left_out:,} too short and left out" if data.valid_plan.left_out else ""
         samples = config.training.eval_iters * global_batch_size(config, groups.world_size)
         logger.say(f"evaluations of {samples:,} samples from {len(data.valid_plan):,} held-out clips{left_out}")
-    if progress.iteration:
-        logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
