@@ -87,6 +87,13 @@ def test_deterministic_mode_ends_with_the_run(config: RunConfig, monkeypatch: py
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_sequence_parallelism_of_one_rank_is_told(config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    config.parallel.sequence_parallel = True
+    with initialized(config, World.from_environment()):
+        pass
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["--sequence-parallel is off"]
+
+
 def test_memory_of_a_process() -> None:
     statistics = memory_statistics(torch.device("cpu"))
     assert 1e8 < statistics["resident"] <= statistics["max_resident"] < 1e12

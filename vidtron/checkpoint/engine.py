@@ -4,6 +4,7 @@ Every rank writes its share of the tensors under their global names, so that a c
 other.
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -154,7 +155,10 @@ def load(
     strategy: Any = TorchDistLoadShardedStrategy()
     if groups.dp_cp.size() > 1:
         strategy = FullyParallelLoadStrategyWrapper(strategy, groups.dp_cp)
-    loaded = dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
+    with warnings.catch_warnings():
+        # megatron-core 0.16.1 calls torch's function by its old name (strategies/torch.py:799).
+        warnings.filterwarnings("ignore", message="`load_state_dict` is deprecated", category=FutureWarning)
+        loaded = dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
     restore(loaded, chunks, optimizer, scheduler)
     return loaded["state"]
 

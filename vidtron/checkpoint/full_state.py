@@ -1,5 +1,6 @@
 """Checkpoints read by one process that has no model, process group or GPU: for tools and tests."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def read_full_state(path: Path, *, optimizer: bool = False) -> dict[str, torch.T
         for key, entry in reader.read_metadata().state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata) and (optimizer or not key.startswith(_OPTIMIZER_PREFIX))
     }
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     return tensors
 
 

@@ -1,6 +1,7 @@
 """From separate processes to ranks that know each other, and back."""
 
 import contextlib
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_p
 
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.parallel.check import virtual_pipeline_size
+from vidtron.parallel.check import sequence_parallel, virtual_pipeline_size
 from vidtron.parallel.groups import Groups, current_groups
 
+logger = logging.getLogger(__name__)
 _store: tuple[str, dist.Store] | None = None
 _runs = 0
 
@@ -36,6 +38,8 @@ def initialized(config: RunConfig, world: World) -> Iterator[Groups]:
             torch.cuda.set_device(device)
         if config.training.deterministic_mode:
             cleanup.enter_context(_deterministic_kernels())
+        if world.rank == 0:
+            _tell_what_is_not_used(config, world)
         cleanup.callback(_forget_global_state)
         dist.init_process_group(
             choose_backend(config, world),
@@ -62,6 +66,13 @@ def choose_backend(config: RunConfig, world: World) -> str:
     """The torch.distributed backend of a run: NCCL where there are GPUs, else gloo."""
     wanted = config.parallel.distributed_backend
     return wanted if wanted != "auto" else "nccl" if world.has_cuda else "gloo"
+
+
+def _tell_what_is_not_used(config: RunConfig, world: World) -> None:
+    if config.parallel.sequence_parallel and not sequence_parallel(config):
+        logger.warning("--sequence-parallel is off: with --tensor-model-parallel-size 1 there is nothing to split")
+    if world.has_cuda and "transformer_engine" not in world.packages:
+        logger.warning("transformer_engine is not installed: the layers are torch's, and so is the optimizer")
 
 
 def _meeting_point(world: World, timeout: timedelta) -> dist.Store:
