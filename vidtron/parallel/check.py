@@ -51,7 +51,6 @@ def _check_sizes(config: RunConfig, world: World) -> list[str]:
             ("pipeline-model-parallel-size", parallel.pipeline_model_parallel_size),
             ("context-parallel-size", parallel.context_parallel_size),
             ("micro-batch-size", training.micro_batch_size),
-            ("global-batch-size", 1 if training.global_batch_size is None else training.global_batch_size),
         )
         if value < 1
     ]
@@ -100,6 +99,8 @@ def _check_batch(config: RunConfig, world: World) -> list[str]:
     training, parallel = config.training, config.parallel
     per_micro_step = training.micro_batch_size * (world.size // model_parallel_size(config))
     final = per_micro_step if training.global_batch_size is None else training.global_batch_size
+    if final < 1:  # config/check.py says so
+        return []
     interleaved = parallel.num_layers_per_virtual_pipeline_stage is not None
     # The interleaved schedule works in groups of one micro-batch per stage.
     divisor = per_micro_step * (parallel.pipeline_model_parallel_size if interleaved else 1)
