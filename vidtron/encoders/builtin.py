@@ -18,39 +18,39 @@ from torch import Tensor
 from vidtron.encoders.base import Posterior, causal_latent_shape
 
 # One latent channel is one coefficient of a four-dimensional orthonormal cosine transform of a block of 4 frames x
-# 8 x 8 pixels x 3 colours: (colour, time, vertical, horizontal) frequency, and its root mean square. Colour 0 is
-# the sum of R, G and B, 1 is R - B, 2 is R - 2G + B. The coefficients are those with the most energy on natural
-# video, with three of motion in place of the finest still detail, so that movement does not turn into steps of four
-# frames, and the second colour. `python tools/measure_latents.py --data-path SHARDS --num-frames 17 --height 64
-# --width 96` prints the RMS of each latent channel (1.0 when the constants fit) and the reconstruction's PSNR;
-# these are from the clips of examples/quickstart/fetch_clips.py.
-_BLOCK_COEFFICIENTS: tuple[tuple[int, int, int, int, float], ...] = (
-    (0, 0, 0, 0, 11.8),
-    (0, 0, 0, 1, 3.05),
-    (0, 0, 1, 0, 2.9),
-    (0, 0, 0, 2, 1.7),
-    (0, 0, 2, 0, 1.7),
-    (0, 0, 1, 1, 1.4),
-    (0, 0, 0, 3, 1.05),
-    (0, 0, 3, 0, 1.11),
-    (0, 0, 1, 2, 0.97),
-    (0, 0, 2, 1, 0.98),
-    (1, 0, 0, 0, 1.5),
-    (2, 0, 0, 0, 0.45),
-    (0, 1, 0, 0, 1.45),
-    (0, 1, 0, 1, 0.65),
-    (0, 1, 1, 0, 0.6),
-    (0, 2, 0, 0, 0.77),
+# 8 x 8 pixels x 3 colours: (colour, time, vertical, horizontal) frequency. Colour 0 is the sum of R, G and B, 1 is
+# R - B, 2 is R - 2G + B. The coefficients are those with the most energy on natural video, with three of motion in
+# place of the finest still detail, so that movement does not turn into steps of four frames, and the second colour.
+_BLOCK_COEFFICIENTS: tuple[tuple[int, int, int, int], ...] = (
+    (0, 0, 0, 0),
+    (0, 0, 0, 1),
+    (0, 0, 1, 0),
+    (0, 0, 0, 2),
+    (0, 0, 2, 0),
+    (0, 0, 1, 1),
+    (0, 0, 0, 3),
+    (0, 0, 3, 0),
+    (0, 0, 1, 2),
+    (0, 0, 2, 1),
+    (1, 0, 0, 0),
+    (2, 0, 0, 0),
+    (0, 1, 0, 0),
+    (0, 1, 0, 1),
+    (0, 1, 1, 0),
+    (0, 2, 0, 0),
 )
-# The lone first frame has no motion: those channels carry finer still detail instead. The others mean the same as
-# in a block and are scaled so that a still video has equal latents in all frames (a block of 4 equal frames has
-# twice the coefficient).
-_FIRST_FRAME_INSTEAD: dict[int, tuple[int, int, int, int, float]] = {
-    12: (0, 0, 2, 2, 0.39),
-    13: (0, 0, 0, 4, 0.38),
-    14: (0, 0, 4, 0, 0.39),
-    15: (0, 0, 3, 1, 0.33),
+# The lone first frame has no motion: those channels carry finer still detail instead.
+_FIRST_FRAME_INSTEAD: dict[int, tuple[int, int, int, int]] = {
+    12: (0, 0, 2, 2),
+    13: (0, 0, 0, 4),
+    14: (0, 0, 4, 0),
+    15: (0, 0, 3, 1),
 }
+# All channels are divided by one number, so that the latents as a whole have unit variance and an error in a latent
+# weighs as much as the same error in the picture: a small network learns what is seen before what is not.
+# `python tools/measure_latents.py --data-path SHARDS --num-frames 17 --height 64 --width 96` prints the RMS of the
+# latents, 1.0 when the number fits; this one is from the clips of examples/quickstart/fetch_clips.py.
+_BLOCK_RMS = 3.25
 _FRAMES, _PIXELS = 4, 8
 
 
@@ -63,23 +63,20 @@ def _cosines(size: int) -> Tensor:
     return matrix
 
 
-def _basis(coefficients: list[tuple[int, int, int, int, float]], frames: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal rows [C, 3 * frames * 8 * 8] in the order (colour, time, y, x), and the RMS [C] of their
-    coefficients."""
+def _basis(coefficients: list[tuple[int, int, int, int]], frames: int) -> Tensor:
+    """Orthonormal rows [C, 3 * frames * 8 * 8] in the order (colour, time, y, x)."""
     colour, time, pixel = _cosines(3), _cosines(frames), _cosines(_PIXELS)
     rows = [
-        torch.einsum("c,t,y,x->ctyx", colour[c], time[t], pixel[v], pixel[h]).flatten()
-        for c, t, v, h, _ in coefficients
+        torch.einsum("c,t,y,x->ctyx", colour[c], time[t], pixel[v], pixel[h]).flatten() for c, t, v, h in coefficients
     ]
-    rms = torch.tensor([row[-1] for row in coefficients], dtype=torch.float64)
-    return torch.stack(rows), rms
+    return torch.stack(rows)
 
 
 class SpaceTimeTransform:
     """A fixed transform with the geometry of CogVideoX's autoencoder: 4 frames (the first alone) x 8 x 8 pixels to
     16 channels.
 
-    A space-time-colour cosine transform of which the 16 strongest low frequencies are kept, each divided by its
+    A space-time-colour cosine transform of which the 16 strongest low frequencies are kept, all divided by their common
     root mean square on natural video. Decoding is the transpose: the least-squares reconstruction. Encoding is
     deterministic; `logvar` is None.
     """
@@ -90,18 +87,13 @@ class SpaceTimeTransform:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        block_rows, block_rms = _basis(list(_BLOCK_COEFFICIENTS), _FRAMES)
-        first = [
-            _FIRST_FRAME_INSTEAD.get(i, (c, t, v, h, rms / math.sqrt(_FRAMES)))
-            for i, (c, t, v, h, rms) in enumerate(_BLOCK_COEFFICIENTS)
-        ]
-        first_rows, first_rms = _basis(first, 1)
-        self._analysis = [
-            self._on_device(rows / rms[:, None]) for rows, rms in ((first_rows, first_rms), (block_rows, block_rms))
-        ]
-        self._synthesis = [
-            self._on_device(rows * rms[:, None]) for rows, rms in ((first_rows, first_rms), (block_rows, block_rms))
-        ]
+        block = _basis(list(_BLOCK_COEFFICIENTS), _FRAMES)
+        first = _basis([_FIRST_FRAME_INSTEAD.get(i, row) for i, row in enumerate(_BLOCK_COEFFICIENTS)], 1)
+        # A block of equal frames has sqrt(4) times the coefficients of one of them: so scaled, a still video has equal
+        # latents in all frames.
+        first_rms = _BLOCK_RMS / math.sqrt(_FRAMES)
+        self._analysis = [self._on_device(first / first_rms), self._on_device(block / _BLOCK_RMS)]
+        self._synthesis = [self._on_device(first * first_rms), self._on_device(block * _BLOCK_RMS)]
 
     def _on_device(self, matrix: Tensor) -> Tensor:
         return matrix.to(self.device, torch.float32)

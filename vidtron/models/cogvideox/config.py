@@ -44,6 +44,9 @@ class CogVideoXConfig:
     """Frames, height and width (in tokens) of a learned position table, added besides rotary; unset: none."""
     ofs_embedding: bool = False
     """A second scalar embedding, added to the time embedding (CogVideoX 1.5 image-to-video)."""
+    init_method_std: float = 0.02
+    """Standard deviation of the layers' initial weights; those at a layer's outputs have it divided by the root of
+    twice the number of layers."""
     final_norm_eps: float = 1e-6
     """Epsilon of the last modulated norm: 1e-6 in SAT's network, 1e-5 in diffusers'."""
 

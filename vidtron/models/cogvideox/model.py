@@ -192,20 +192,21 @@ class CogVideoX(MegatronModule):
         return state
 
     def _init_rule(self, name: str) -> init.Rule:
-        """Initial weights as in SAT's CogVideoX: 0.02-normal in the layers, smaller at their outputs, Xavier at the
+        """Initial weights as in SAT's CogVideoX: normal in the layers, smaller at their outputs, Xavier at the
         patches, torch's default for the rest."""
         network = self.network
         module = name.rsplit(".", 2)[-2] if "." in name else name
         hidden, patch = network.hidden_size, network.patch_size_t * network.patch_size**2
         if name.endswith("positions"):
-            return init.normal(0.02)
+            return init.normal(network.init_method_std)
         if "norm" in module:
             return init.constant(1.0 if name.endswith("weight") else 0.0)
         if module in ("linear_qkv", "linear_fc1", "linear_proj", "linear_fc2"):
             if name.endswith("bias"):
                 return init.constant(0.0)
             output = module in ("linear_proj", "linear_fc2")
-            return init.normal(0.02 / math.sqrt(2 * network.num_layers) if output else 0.02)
+            std = network.init_method_std
+            return init.normal(std / math.sqrt(2 * network.num_layers) if output else std)
         if module in ("patch_proj", "proj"):
             if name.endswith("bias"):
                 return init.constant(0.0)
