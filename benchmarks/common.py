@@ -109,10 +109,8 @@ def parameters_of(groups: Groups, model: TrainedModel) -> int:
 
 def describe_machine() -> str:
     """Hardware, versions and commit, as a Markdown list."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     versions = ", ".join(

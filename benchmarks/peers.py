@@ -14,7 +14,7 @@ from vidtron.models.registry import family_of
 def diffusers_network(run: RunConfig) -> CogVideoXTransformer3DModel:
     """CogVideoXTransformer3DModel of the run's size."""
     network = run.network
-    frames, _, height, width = family_of(run.model).latent_shape(run)
+    height, width = family_of(run.model).latent_shape(run)[2:]
     torch.manual_seed(0)
     return CogVideoXTransformer3DModel(
         num_attention_heads=network.num_attention_heads,

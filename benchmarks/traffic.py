@@ -45,7 +45,8 @@ class Collectives(TorchDispatchMode):
     """Bytes that this rank sends, by kind of collective.
 
     Counted is what a bandwidth-optimal algorithm sends from each of n ranks: an all-reduce of B bytes 2 B (n-1)/n, an
-    all-gather of a shard of B (n-1) B, a reduce-scatter of B bytes in all B (n-1)/n, an all-to-all B (n-1)/n, a send B.
+    all-gather of a shard of B (n-1) B, a reduce-scatter of B bytes in all B (n-1)/n, an all-to-all B (n-1)/n, a send
+    B.
     """
 
     def __init__(self) -> None:

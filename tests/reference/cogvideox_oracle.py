@@ -26,9 +26,7 @@ from vidtron.training.assembly import TrainedModel, assemble
 DATA = Path(__file__).parent / "data"
 PREFIX = "model.diffusion_model."
 
-_TINY = dict(
-    num_layers=2, hidden_size=64, num_attention_heads=4, time_embed_dim=16, text_length=8, text_width=40
-)
+_TINY = dict(num_layers=2, hidden_size=64, num_attention_heads=4, time_embed_dim=16, text_length=8, text_width=40)
 NETWORKS = {
     "2b": CogVideoXConfig(**_TINY, position="sincos"),
     "5b": CogVideoXConfig(**_TINY, position="rotary"),

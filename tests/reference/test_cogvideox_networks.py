@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from tests.reference.cogvideox_oracle import (
     VARIANTS,
     expected_gradients,

@@ -1,6 +1,7 @@
 """From noise to latents by repeated denoising.
 
-A sampler is called with a denoiser and noise and knows nothing else. Shape letters: B samples, `...` the latent's axes.
+A sampler is called with a denoiser and noise and knows nothing else. Shape letters: B samples, `...` the latent's
+axes.
 """
 
 from collections.abc import Callable

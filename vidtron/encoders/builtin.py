@@ -76,8 +76,8 @@ class SpaceTimeTransform:
     """A fixed transform with the geometry of CogVideoX's autoencoder: 4 frames (the first alone) x 8 x 8 pixels to
     16 channels.
 
-    A space-time-colour cosine transform of which the 16 strongest low frequencies are kept, all divided by their common
-    root mean square on natural video. Decoding is the transpose: the least-squares reconstruction. Encoding is
+    A space-time-colour cosine transform of which the 16 strongest low frequencies are kept, all divided by their
+    common root mean square on natural video. Decoding is the transpose: the least-squares reconstruction. Encoding is
     deterministic; `logvar` is None.
     """
 

@@ -6,7 +6,7 @@ from vidtron.config.data import EncoderConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.encoders import diffusers_vae, t5
-from vidtron.encoders.base import TextEncoder, VideoAutoencoder, causal_latent_shape
+from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.encoders.builtin import HashedTokens, SpaceTimeTransform
 from vidtron.encoders.folders import read_config
 
@@ -64,16 +64,19 @@ def _check_autoencoder(config: RunConfig, world: World, latent_channels: int | N
     if latent_channels is not None and channels != latent_channels:
         name = f"{diffusers_vae.FLAG} {path}" if path is not None else "the built-in autoencoder"
         errors.append(f"{name}: has {channels} latent channels, the model takes {latent_channels}")
-    data = config.data
-    for flag, frames, height, width in (
-        (f"--num-frames {data.num_frames}", data.num_frames, spatial, spatial),
-        (f"--height {data.height}", 1, data.height, spatial),
-        (f"--width {data.width}", 1, spatial, data.width),
-    ):
-        try:
-            causal_latent_shape(channels, temporal, spatial, frames, height, width)
-        except ValueError as error:
-            errors.append(f"{flag}: does not fit the autoencoder; accepted: {str(error).split('accepted: ')[1]}")
+    if (temporal, spatial) != (SpaceTimeTransform.temporal_ratio, SpaceTimeTransform.spatial_ratio):
+        errors.append(
+            f"{diffusers_vae.FLAG} {path}: one latent is {temporal} frames of {spatial} x {spatial} pixels; accepted: "
+            f"{SpaceTimeTransform.temporal_ratio} frames of {SpaceTimeTransform.spatial_ratio} x "
+            f"{SpaceTimeTransform.spatial_ratio}"
+        )
+    frames = config.data.num_frames
+    if frames < 1 or frames % temporal != 1 % temporal:
+        below = max(frames - 1, 0) // temporal * temporal + 1
+        errors.append(
+            f"--num-frames {frames}: does not fit the autoencoder; accepted: {temporal}k+1, the nearest {below} and "
+            f"{below + temporal}"
+        )
     return errors
 
 

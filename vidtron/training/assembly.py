@@ -18,7 +18,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module, MegatronModule
 
 from vidtron.config.run import RunConfig
-from vidtron.parallel.check import virtual_pipeline_size
+from vidtron.models.build import build_chunks
 from vidtron.parallel.groups import Groups
 
 
@@ -90,7 +90,7 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
         config: the run.
         groups: the run's process groups.
     """
-    modules = _build(family, config, groups)
+    modules = build_chunks(family, config, groups)
     for module in modules:
         module.to(groups.device)
         for parameter in module.parameters():
@@ -120,26 +120,6 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
         scheduler=_scheduler(config, optimizer),
         clip_grad=config.optimizer.clip_grad,
     )
-
-
-def _build(family: Any, config: RunConfig, groups: Groups) -> list[MegatronModule]:
-    stages = virtual_pipeline_size(config)
-    if stages is None:
-        return [
-            family.build(
-                config, groups, pre_process=groups.is_first_stage, post_process=groups.is_last_stage, vp_stage=None
-            )
-        ]
-    return [
-        family.build(
-            config,
-            groups,
-            pre_process=groups.is_first_stage and stage == 0,
-            post_process=groups.is_last_stage and stage == stages - 1,
-            vp_stage=stage,
-        )
-        for stage in range(stages)
-    ]
 
 
 def _ddp_config(config: RunConfig) -> DistributedDataParallelConfig:

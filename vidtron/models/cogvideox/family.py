@@ -104,11 +104,8 @@ class CogVideoXFamily:
     def _check_clip(self, run: RunConfig) -> list[str]:
         network: CogVideoXConfig = run.network
         errors = []
-        if run.data.num_frames < 1 or run.data.num_frames % TEMPORAL_RATIO != 1:
-            below = max(run.data.num_frames - 1, 0) // TEMPORAL_RATIO * TEMPORAL_RATIO + 1
-            errors.append(
-                f"--num-frames {run.data.num_frames}: the autoencoder takes 4k+1 frames; nearest: {below}, {below + 4}"
-            )
+        if run.data.num_frames % TEMPORAL_RATIO != 1:
+            return errors  # the autoencoder takes no such clip: the encoders' room says so
         pixels = SPATIAL_RATIO * network.patch_size
         for flag, value in (("height", run.data.height), ("width", run.data.width)):
             if value < pixels or value % pixels:
@@ -119,8 +116,8 @@ class CogVideoXFamily:
             learned = network.learned_position_grid
             if (h, w) != learned[1:] or t > learned[0]:
                 errors.append(
-                    f"--learned-position-grid {learned}: the clip has {t} x {h} x {w} tokens; accepted: the same height "
-                    "and width, and no more frames"
+                    f"--learned-position-grid {learned}: the clip has {t} x {h} x {w} tokens; accepted: the same "
+                    "height and width, and no more frames"
                 )
         if run.parallel.cp_comm_type in ("p2p", "a2a+p2p") and run.parallel.context_parallel_size > 1 and not errors:
             tokens, halves = self.tokens_per_sample(run), 2 * run.parallel.context_parallel_size
@@ -187,8 +184,8 @@ def _check_layout(run: RunConfig) -> list[str]:
         )
     elif per_chunk is not None and (per_chunk < 1 or (network.num_layers // pp) % per_chunk):
         errors.append(
-            f"--num-layers-per-virtual-pipeline-stage {per_chunk}: the {network.num_layers // pp} layers of a stage do "
-            f"not divide by it; accepted: {_divisors(network.num_layers // pp)}"
+            f"--num-layers-per-virtual-pipeline-stage {per_chunk}: the {network.num_layers // pp} layers of a stage "
+            f"do not divide by it; accepted: {_divisors(network.num_layers // pp)}"
         )
     return errors
 

@@ -15,10 +15,14 @@ def forward_flops(network: CogVideoXConfig, latent_shape: tuple[int, int, int, i
     tokens = network.text_length + video
     patch = network.patch_size_t * network.patch_size**2
     layer = 2 * tokens * 12 * D * D + 2 * 2 * tokens * tokens * D + 2 * network.time_embed_dim * 12 * D
-    ends = 2 * D * (
-        network.text_length * network.text_width
-        + video * patch * (network.in_channels + network.out_channels)
-        + 2 * network.time_embed_dim
+    ends = (
+        2
+        * D
+        * (
+            network.text_length * network.text_width
+            + video * patch * (network.in_channels + network.out_channels)
+            + 2 * network.time_embed_dim
+        )
     )
     return float(network.num_layers * layer + ends)
 

@@ -79,9 +79,7 @@ class Row:
 
 def expand(rows: Iterable[Row], layers: int) -> list[Row]:
     """Rows without wildcards, for a model of `layers` layers."""
-    return [
-        row.of_layer(layer) for row in rows for layer in (range(layers) if "*" in row.ours else range(1))
-    ]
+    return [row.of_layer(layer) for row in rows for layer in (range(layers) if "*" in row.ours else range(1))]
 
 
 def to_ours(rows: Iterable[Row], state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:

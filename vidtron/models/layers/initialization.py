@@ -55,7 +55,7 @@ def global_names(chunk: nn.Module, block: str = "decoder") -> Iterable[NamedPara
 
 @torch.no_grad()
 def initialize(chunk: nn.Module, rule_for: Callable[[str], Rule], *, seed: int, tp: ProcessGroup) -> None:
-    """Fill every parameter of `chunk`: the whole tensor is drawn on the CPU in fp32, then this rank's part is taken."""
+    """Fill every parameter of `chunk`: the whole tensor is drawn in fp32 on the CPU, then this rank's part taken."""
     for named in global_names(chunk):
         parameter = named.parameter
         split = getattr(parameter, "tensor_model_parallel", False) and tp.size() > 1

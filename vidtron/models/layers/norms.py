@@ -39,9 +39,7 @@ def modulate(x_SBD: Tensor, shift_TBKD: Tensor, scale_TBKD: Tensor, segments: Se
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def gated_residual(
-    residual_SBD: Tensor, gate_TBKD: Tensor, update_SBD: Tensor, segments: Sequence[Segment]
-) -> Tensor:
+def gated_residual(residual_SBD: Tensor, gate_TBKD: Tensor, update_SBD: Tensor, segments: Sequence[Segment]) -> Tensor:
     """residual + gate * update, each segment with its own gate: [S, B, D]."""
     parts = [
         torch.addcmul(residual_SBD[s.start : s.stop], gate_TBKD[s.time, :, s.kind], update_SBD[s.start : s.stop])
