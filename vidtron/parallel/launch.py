@@ -16,6 +16,7 @@ from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_p
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.parallel.check import sequence_parallel, virtual_pipeline_size
+from vidtron.parallel.gloo_groups import shared_groups
 from vidtron.parallel.groups import Groups, current_groups
 
 logger = logging.getLogger(__name__)
@@ -41,23 +42,25 @@ def initialized(config: RunConfig, world: World) -> Iterator[Groups]:
         if world.rank == 0:
             _tell_what_is_not_used(config, world)
         cleanup.callback(_forget_global_state)
+        backend = choose_backend(config, world)
         dist.init_process_group(
-            choose_backend(config, world),
+            backend,
             store=_meeting_point(world, timeout),
             rank=world.rank,
             world_size=world.size,
             timeout=timeout,
             device_id=device if world.has_cuda else None,
         )
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-            pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-            virtual_pipeline_model_parallel_size=virtual_pipeline_size(config),
-            context_parallel_size=parallel.context_parallel_size,
-            distributed_timeout_minutes=parallel.distributed_timeout_minutes,  # type: ignore[arg-type]
-            # Only megatron-core's older checkpoint formats need gloo twins of the NCCL groups.
-            create_gloo_process_groups=False,
-        )
+        with shared_groups(backend):
+            parallel_state.initialize_model_parallel(
+                tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+                pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+                virtual_pipeline_model_parallel_size=virtual_pipeline_size(config),
+                context_parallel_size=parallel.context_parallel_size,
+                distributed_timeout_minutes=parallel.distributed_timeout_minutes,  # type: ignore[arg-type]
+                # Only megatron-core's older checkpoint formats need gloo twins of the NCCL groups.
+                create_gloo_process_groups=False,
+            )
         _seed_everything(config.training.seed)
         yield current_groups(device, timeout)
 
