@@ -6,32 +6,33 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 folder=quickstart
-steps=${STEPS:-300}
+steps=${STEPS:-900}
 export OMP_NUM_THREADS=1
 
 if [ $# -eq 0 ]; then
-    clips=$folder/clips shards=$folder/shards size=()
+    clips=$folder/clips shards=$folder/shards
     if [ ! -d "$clips" ]; then
         echo "== clips -> $clips"
         rm -rf "$clips.part"
-        python examples/quickstart/fetch_clips.py "$clips.part"
+        python examples/quickstart/fetch_clips.py "$clips.part" --limit 24
         mv "$clips.part" "$clips"
     fi
 else
-    # Large clips are made smaller once, here, instead of in every step.
-    clips=$1 shards=$folder/shards-$(cksum <<<"$1" | cut -d ' ' -f 1) size=(--height 128 --width 192)
+    clips=$1 shards=$folder/shards-$(cksum <<<"$1" | cut -d ' ' -f 1)
 fi
 
 echo "== shards -> $shards"
-python tools/build_shards.py --input "$clips" --output "$shards" "${size[@]}"
+# Clips are made as small as the model sees them once, here, instead of in every step.
+python tools/build_shards.py --input "$clips" --output "$shards" --height 64 --width 96
 
 echo "== training -> $folder/run"
 torchrun --nproc-per-node 2 pretrain_video.py \
     --model cogvideox-tiny \
     --data-path "$shards" \
     --tensor-model-parallel-size 2 --sequence-parallel \
-    --train-iters "$steps" \
-    --log-interval 10 \
+    --micro-batch-size 8 --train-iters "$steps" \
+    --text-dropout 0 \
+    --log-interval 50 \
     --save "$folder/run" --overwrite
 
 echo "== loss"
