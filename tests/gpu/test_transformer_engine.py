@@ -8,11 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.clips import ROOT
 from vidtron import checkpoint
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World, installed_packages
@@ -21,6 +21,7 @@ from vidtron.parallel import initialized
 from vidtron.training.assembly import assemble
 
 pytestmark = pytest.mark.gpu
+ROOT = Path(__file__).parents[2]
 MODEL = "cogvideox-tiny"
 needs_te = pytest.mark.skipif("transformer_engine" not in installed_packages(), reason="no Transformer Engine")
 RECIPES = ("delayed", "tensorwise", "blockwise")
