@@ -49,7 +49,6 @@ def test_an_odd_latent_frame_is_padded_for_two_frame_patches():
     [
         ({"height": 100}, "--height 100: accepted: multiples of 16"),
         ({"tensor_model_parallel_size": 3}, "--tensor-model-parallel-size 3.*accepted: 1, 2, 4"),
-        ({"pipeline_model_parallel_size": 3}, "--pipeline-model-parallel-size 3.*accepted: 1, 2, 4"),
         (
             {"context_parallel_size": 3, "cp_comm_type": "a2a"},
             "--cp-comm-type a2a: 4 heads.*accepted here: all_gather, auto",
@@ -57,10 +56,6 @@ def test_an_odd_latent_frame_is_padded_for_two_frame_patches():
         ({"hidden_size": 66}, "--hidden-size 66"),
         ({"in_channels": 20}, "--in-channels 20: accepted: 16"),
         ({"context_parallel_size": 2, "cp_comm_type": "p2p", "text_length": 15}, "--cp-comm-type p2p"),
-        (
-            {"pipeline_model_parallel_size": 2, "num_layers_per_virtual_pipeline_stage": 3},
-            "--num-layers-per-virtual-pipeline-stage 3.*accepted: 1, 2",
-        ),
     ],
 )
 def test_refusals(flags, words):

@@ -23,7 +23,8 @@ _PRESETS: dict[str, Preset] = {**COGVIDEOX_PRESETS}
 class Family(Protocol):
     """What the trainer asks of a kind of model."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def build(
         self,

@@ -8,6 +8,7 @@ Shape letters: S tokens on this rank, B micro-batch, D features.
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
@@ -43,7 +44,7 @@ class TokenSplit:
     sp_rank: int
 
     @classmethod
-    def of_rank(cls, tokens: int, *, tp: ProcessGroup, cp: ProcessGroup, sequence_parallel: bool, fp8: bool):
+    def of_rank(cls, tokens: int, *, tp: ProcessGroup, cp: ProcessGroup, sequence_parallel: bool, fp8: bool) -> Self:
         """The part of the calling rank."""
         multiple = sequence_multiple(tp=tp.size(), cp=cp.size(), sequence_parallel=sequence_parallel, fp8=fp8)
         return cls(

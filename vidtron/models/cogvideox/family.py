@@ -12,6 +12,7 @@ from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
+from vidtron.models.preset import Preset
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_length, sequence_multiple
 
@@ -32,7 +33,7 @@ class CogVideoXFamily:
     config_class: type[CogVideoXConfig] = CogVideoXConfig
 
     @property
-    def presets(self):
+    def presets(self) -> dict[str, Preset]:
         """Presets by name."""
         return PRESETS
 
@@ -103,7 +104,7 @@ class CogVideoXFamily:
 
     def _check_clip(self, run: RunConfig) -> list[str]:
         network: CogVideoXConfig = run.network
-        errors = []
+        errors: list[str] = []
         if run.data.num_frames % TEMPORAL_RATIO != 1:
             return errors  # the autoencoder takes no such clip: the encoders' room says so
         pixels = SPATIAL_RATIO * network.patch_size
@@ -158,13 +159,9 @@ def _check_network(network: CogVideoXConfig) -> list[str]:
 
 def _check_layout(run: RunConfig) -> list[str]:
     network, parallel = run.network, run.parallel
-    tp, cp, pp = (
-        parallel.tensor_model_parallel_size,
-        parallel.context_parallel_size,
-        parallel.pipeline_model_parallel_size,
-    )
-    errors = []
-    if min(tp, cp, pp) < 1:
+    tp, cp = parallel.tensor_model_parallel_size, parallel.context_parallel_size
+    errors: list[str] = []
+    if min(tp, cp) < 1:
         return errors  # the parallel room names it
     if network.num_attention_heads % tp:
         errors.append(
@@ -175,17 +172,6 @@ def _check_layout(run: RunConfig) -> list[str]:
         errors.append(
             f"--cp-comm-type {parallel.cp_comm_type}: {network.num_attention_heads // tp} heads on a tensor-parallel "
             f"rank do not divide by --context-parallel-size {cp}; accepted here: all_gather, auto"
-        )
-    per_chunk = parallel.num_layers_per_virtual_pipeline_stage
-    if network.num_layers % pp:
-        errors.append(
-            f"--pipeline-model-parallel-size {pp}: {network.num_layers} layers do not divide by it; accepted: "
-            f"{_divisors(network.num_layers)}"
-        )
-    elif per_chunk is not None and (per_chunk < 1 or (network.num_layers // pp) % per_chunk):
-        errors.append(
-            f"--num-layers-per-virtual-pipeline-stage {per_chunk}: the {network.num_layers // pp} layers of a stage "
-            f"do not divide by it; accepted: {_divisors(network.num_layers // pp)}"
         )
     return errors
 

@@ -63,9 +63,10 @@ def modulated_layer_spec(
 ) -> ModuleSpec:
     """The spec of `ModulatedLayer` with the backend's parts."""
     norm = norm_class(backend)
-    if backend == "local":
-        column, row, core = ColumnParallelLinear, RowParallelLinear, SDPACoreAttention
-    else:
+    column: Any = ColumnParallelLinear
+    row: Any = RowParallelLinear
+    core: Any = SDPACoreAttention
+    if backend == "transformer_engine":
         from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
         column, row = TEColumnParallelLinear, TERowParallelLinear
