@@ -105,13 +105,13 @@ class CogVideoXFamily:
     def _check_clip(self, run: RunConfig) -> list[str]:
         network: CogVideoXConfig = run.network
         errors: list[str] = []
-        if run.data.num_frames % TEMPORAL_RATIO != 1:
-            return errors  # the autoencoder takes no such clip: the encoders' room says so
         pixels = SPATIAL_RATIO * network.patch_size
         for flag, value in (("height", run.data.height), ("width", run.data.width)):
             if value < pixels or value % pixels:
                 errors.append(f"--{flag} {value}: accepted: multiples of {pixels} pixels")
-        if network.learned_position_grid is not None and not errors:
+        if errors or run.data.num_frames % TEMPORAL_RATIO != 1:  # the encoders' room names wrong frames
+            return errors
+        if network.learned_position_grid is not None:
             frames, _, height, width = self.latent_shape(run)
             t, h, w = network.grid(frames, height, width)
             learned = network.learned_position_grid
@@ -120,7 +120,7 @@ class CogVideoXFamily:
                     f"--learned-position-grid {learned}: the clip has {t} x {h} x {w} tokens; accepted: the same "
                     "height and width, and no more frames"
                 )
-        if run.parallel.cp_comm_type in ("p2p", "a2a+p2p") and run.parallel.context_parallel_size > 1 and not errors:
+        if run.parallel.cp_comm_type in ("p2p", "a2a+p2p") and run.parallel.context_parallel_size > 1:
             tokens, halves = self.tokens_per_sample(run), 2 * run.parallel.context_parallel_size
             if self.sequence_length(run) != tokens or tokens % halves:
                 errors.append(
