@@ -33,7 +33,9 @@ class SDPACoreAttention(MegatronModule):
 
     def forward(self, query_SBNR: Tensor, key_SBNR: Tensor, value_SBNR: Tensor, *_: Any, **__: Any) -> Tensor:
         """[S, B, N, R] each (key and value may be longer) -> [S, B, N * R]."""
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBNR, key_SBNR, value_SBNR))
+        # The value is a strided part of the mixed projection; its copy costs less than strided reads, twice.
+        parts = (query_SBNR, key_SBNR, value_SBNR.contiguous())
+        query, key, value = (x.permute(1, 2, 0, 3) for x in parts)
         out = F.scaled_dot_product_attention(query, key, value, scale=self.softmax_scale)
         return out.permute(2, 0, 1, 3).flatten(2)
 
@@ -64,12 +66,13 @@ class VideoSelfAttention(SelfAttention):
         mixed_sBD, _ = self.linear_qkv(hidden_sBD)
         heads, width = self.num_attention_heads_per_partition, self.hidden_size_per_attention_head
         mixed_SBNX = mixed_sBD.view(*mixed_sBD.shape[:2], heads, 3 * width)
-        chunk = mixed_SBNX.shape[0]
-        first = 0 if self.exchange in ("none", "a2a") else cp.rank() * chunk
+        first = 0 if self.exchange in ("none", "a2a") else cp.rank() * mixed_SBNX.shape[0]
         if self.exchange == "a2a":
             mixed_SBNX = heads_for_tokens(mixed_SBNX, cp)
+        padding = 0
         if self.exchange in ("none", "a2a"):  # all tokens are here: padding is cut off before the kernel sees it
-            mixed_SBNX = mixed_SBNX[: conditioning.tokens]
+            padding = mixed_SBNX.shape[0] - conditioning.tokens
+            mixed_SBNX = mixed_SBNX[: conditioning.tokens] if padding else mixed_SBNX
 
         query, key, value = mixed_SBNX.split(width, dim=-1)
         rotary = conditioning.rotary and conditioning.rotary.rows(first, first + query.shape[0])
@@ -83,9 +86,7 @@ class VideoSelfAttention(SelfAttention):
         out_SBD = kernel(query, key, value, None, attn_mask_type=AttnMaskType.no_mask)
         prepared.release_after(out_SBD)
 
-        if self.exchange in ("none", "a2a"):
-            padding = chunk * (cp.size() if self.exchange == "a2a" else 1) - conditioning.tokens
-            out_SBD = F.pad(out_SBD, (0, 0, 0, 0, 0, padding)) if padding else out_SBD
+        out_SBD = F.pad(out_SBD, (0, 0, 0, 0, 0, padding)) if padding else out_SBD
         if self.exchange == "a2a":
             out_SBD = tokens_for_heads(out_SBD.unflatten(-1, (-1, width)), cp).flatten(2)
         return self.linear_proj(out_SBD)

@@ -33,16 +33,25 @@ def mark_sequence_parallel(module: nn.Module, config: TransformerConfig) -> None
 def modulate(x_SBD: Tensor, shift_TBKD: Tensor, scale_TBKD: Tensor, segments: Sequence[Segment]) -> Tensor:
     """x * (1 + scale) + shift, each segment with its own vectors: [S, B, D]."""
     parts = [
-        torch.addcmul(shift_TBKD[s.time, :, s.kind], x_SBD[s.start : s.stop], 1 + scale_TBKD[s.time, :, s.kind])
-        for s in segments
+        torch.addcmul(shift_TBKD[s.time, :, s.kind], x, 1 + scale_TBKD[s.time, :, s.kind])
+        for s, x in zip(segments, _split(x_SBD, segments), strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def gated_residual(residual_SBD: Tensor, gate_TBKD: Tensor, update_SBD: Tensor, segments: Sequence[Segment]) -> Tensor:
     """residual + gate * update, each segment with its own gate: [S, B, D]."""
+    residuals, updates = _split(residual_SBD, segments), _split(update_SBD, segments)
     parts = [
-        torch.addcmul(residual_SBD[s.start : s.stop], gate_TBKD[s.time, :, s.kind], update_SBD[s.start : s.stop])
-        for s in segments
+        torch.addcmul(residual, gate_TBKD[s.time, :, s.kind], update)
+        for s, residual, update in zip(segments, residuals, updates, strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _split(x_SBD: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, ...]:
+    """The rows of each segment; together they are all rows, in order.
+
+    Not by slices: the backward pass of each slice fills a tensor of the whole length.
+    """
+    return (x_SBD,) if len(segments) == 1 else x_SBD.split([s.stop - s.start for s in segments])
