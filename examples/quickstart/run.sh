@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 folder=quickstart
-steps=${STEPS:-900}
+steps=${STEPS:-1000}
 export OMP_NUM_THREADS=1
 
 if [ $# -eq 0 ]; then
@@ -30,7 +30,7 @@ torchrun --nproc-per-node 2 pretrain_video.py \
     --model cogvideox-tiny \
     --data-path "$shards" \
     --tensor-model-parallel-size 2 --sequence-parallel \
-    --micro-batch-size 8 --train-iters "$steps" \
+    --micro-batch-size 16 --train-iters "$steps" \
     --text-dropout 0 \
     --log-interval 50 \
     --save "$folder/run" --overwrite

@@ -114,7 +114,7 @@ PRESETS = {
             {
                 "data": {"num_frames": 17, "height": 64, "width": 96, "fps": None},
                 "objective": {"noise_shift": 6.0},
-                "optimizer": {"lr": 6e-3, "lr_warmup_iters": 10, "lr_decay_style": "cosine", "clip_grad": 1.0},
+                "optimizer": {"lr": 1e-2, "lr_warmup_iters": 10, "lr_decay_style": "cosine", "clip_grad": 1.0},
             },
         ),
     )
