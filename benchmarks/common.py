@@ -19,7 +19,6 @@ from vidtron.config.run import RunConfig
 from vidtron.diffusion.loss import mean_squared_error
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.registry import family_of
-from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
 
 FAMILY = "cogvideox-tiny"
@@ -100,11 +99,6 @@ def _rank(rank: int, job: Callable[..., Any], world_size: int, port: int, result
     result = job(*arguments)
     if rank == 0:
         results.put(result)
-
-
-def parameters_of(groups: Groups, model: TrainedModel) -> int:
-    """Parameters on this rank."""
-    return sum(parameter.numel() for module in model.modules for parameter in module.parameters())
 
 
 def describe_machine() -> str:
