@@ -6,6 +6,7 @@ Shape letters: S tokens, B micro-batch, D hidden width, F inner width of this ra
 from megatron.core.transformer.mlp import MLP
 from torch import Tensor
 
+from vidtron.models.layers.bias import add_bias
 from vidtron.models.layers.recompute import Recomputed
 
 
@@ -14,8 +15,7 @@ def run_mlp(mlp: MLP, hidden_SBD: Tensor, *, recompute: bool) -> tuple[Tensor, T
 
     mcore's own forward keeps the activation's result (four hidden widths a token) for the second linear layer.
     """
-    inner_SBF, bias = mlp.linear_fc1(hidden_SBD)
-    activation = Recomputed(lambda x, b: mlp.activation_func(x + b), inner_SBF, bias, enabled=recompute)
-    out_SBD, out_bias = mlp.linear_fc2(activation.value)
-    activation.release_after(out_SBD)
-    return out_SBD, out_bias
+    inner_SBF = add_bias(*mlp.linear_fc1(hidden_SBD))
+    activation = Recomputed(mlp.activation_func, inner_SBF, enabled=recompute)
+    with activation.not_kept():
+        return mlp.linear_fc2(activation.value)
