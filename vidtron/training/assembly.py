@@ -110,7 +110,7 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
         )
         for index, (module, model) in enumerate(zip(modules, models, strict=True))
     ]
-    if groups.device.type == "cpu":
+    if groups.device.type == "cpu" and not config.optimizer.overlap_grad_reduce:
         _accumulate_in_the_product(modules)
     optimizer = get_megatron_optimizer(
         _optimizer_config(config), chunks, use_gloo_process_groups=False, pg_collection=groups.pg
@@ -129,7 +129,9 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
 def _accumulate_in_the_product(modules: list[MegatronModule]) -> None:
     """Weight gradients of mcore's linear layers are added to DDP's buffers by the matrix product that makes them.
 
-    Set after DDP has made the buffers, for without them such a layer has nowhere to put its gradient.
+    Set after DDP has made the buffers, for without them such a layer has nowhere to put its gradient. Not with
+    overlapped reduction: it wants to see a gradient, and a weight that comes back from a saved-tensor hook
+    (`models/layers/recompute.py`) has lost the mark by which mcore would show it one (layers.py line 581, 0.16.1).
     """
     for module in modules:
         for layer in module.modules():
