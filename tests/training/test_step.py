@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from vidtron.diffusion.objective import Objective
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.training.batches import MicroBatch
 from vidtron.training.step import ForwardStep
@@ -41,7 +42,7 @@ def schedule():
 
 def test_loss_is_the_mean_squared_error_of_the_velocity(schedule):
     batch, chunk = micro_batch(), Chunk()
-    output, loss_of = ForwardStep(schedule, torch.float32)(iter([batch]), chunk)
+    output, loss_of = ForwardStep(Objective(schedule), torch.float32)(iter([batch]), chunk)
     alpha = schedule.alpha_table[[999, 257]].view(2, 1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
     noisy = alpha * batch.latents_BTCHW + sigma * batch.noise_BTCHW
@@ -58,7 +59,7 @@ def test_loss_is_the_mean_squared_error_of_the_velocity(schedule):
 def test_the_schedule_may_scale_the_loss_in_place(schedule):
     # pipeline_parallel/schedules.py does: output_tensor *= cp_group_size; output_tensor /= num_microbatches.
     chunk = Chunk()
-    output, loss_of = ForwardStep(schedule, torch.float32)(iter([micro_batch()]), chunk)
+    output, loss_of = ForwardStep(Objective(schedule), torch.float32)(iter([micro_batch()]), chunk)
     loss, report = loss_of(output)
     before = report["losses_B"].clone()
     loss *= 2
@@ -70,12 +71,12 @@ def test_the_schedule_may_scale_the_loss_in_place(schedule):
 def test_bf16_keeps_the_timesteps(schedule):
     chunk = Chunk()
     image = torch.randn(SHAPE)
-    ForwardStep(schedule, torch.bfloat16)(iter([micro_batch(image=image)]), chunk)
+    ForwardStep(Objective(schedule), torch.bfloat16)(iter([micro_batch(image=image)]), chunk)
     assert chunk.arguments["timesteps_B"].tolist() == [999.0, 257.0]  # 257 is no bf16 number
     assert {chunk.arguments[name].dtype for name in ("noisy_BTCHW", "text_BLE", "image_latents")} == {torch.bfloat16}
 
 
 def test_text_to_video_has_no_image(schedule):
     chunk = Chunk()
-    ForwardStep(schedule, torch.float32)(iter([micro_batch()]), chunk)
+    ForwardStep(Objective(schedule), torch.float32)(iter([micro_batch()]), chunk)
     assert chunk.arguments["image_latents"] is None
