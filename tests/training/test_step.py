@@ -1,8 +1,11 @@
 import pytest
 import torch
 
+from vidtron.diffusion.continuous import EDMSchedule
 from vidtron.diffusion.objective import Objective
+from vidtron.diffusion.parameterization import EDM
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.diffusion.weighting import EDMWeighting
 from vidtron.training.batches import MicroBatch
 from vidtron.training.step import ForwardStep
 
@@ -80,3 +83,18 @@ def test_text_to_video_has_no_image(schedule):
     chunk = Chunk()
     ForwardStep(Objective(schedule), torch.float32)(iter([micro_batch()]), chunk)
     assert chunk.arguments["image_latents"] is None
+
+
+def test_edm_scales_what_the_network_sees():
+    objective = Objective(EDMSchedule(), EDM(0.5), EDMWeighting(0.5))
+    timesteps = objective.schedule.timestep_of_ratio(torch.tensor([0.3, 7.0])).float()
+    batch, chunk = micro_batch(timesteps.tolist()), Chunk()
+    output, loss_of = ForwardStep(objective, torch.float32)(iter([batch]), chunk)
+    sigma = torch.tensor([0.3, 7.0]).view(2, 1, 1, 1, 1)
+    c_in = (sigma**2 + 0.25).rsqrt()
+    noisy = batch.latents_BTCHW + sigma * batch.noise_BTCHW
+    torch.testing.assert_close(chunk.arguments["noisy_BTCHW"], c_in * noisy)
+    denoised = 0.25 * c_in**2 * noisy + 0.5 * sigma * c_in * output
+    weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+    expected_B = (weight * (denoised - batch.latents_BTCHW) ** 2).mean(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(loss_of(output)[1]["losses_B"], expected_B, rtol=1e-4, atol=0)
