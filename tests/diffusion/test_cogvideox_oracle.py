@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.diffusion.toy import DATA, cogvideox_velocity, read_json
-from vidtron.diffusion.denoising import Denoiser
+from vidtron.diffusion.denoising import Denoised, Denoiser
 from vidtron.diffusion.guidance import DynamicScale, guided
 from vidtron.diffusion.levels import sampling_levels
 from vidtron.diffusion.loss import add_offset
@@ -147,12 +147,17 @@ def sampled(name, *, table):
     schedule, states = ZeroTerminalSNRSchedule(shift), []
     scale = DynamicScale(6.0, steps)
 
-    def network(noisy, timestep):
+    def denoiser(context):
+        def network(noisy, timestep):
+            return cogvideox_velocity(noisy, torch.full((1,), timestep), context)
+
+        return Denoiser(network, Velocity(), snap_to=schedule.sat_alphas(range(1000)) if table == "sat" else None)
+
+    with_text, without = denoiser(case["context"]), denoiser(torch.zeros_like(case["context"]))
+
+    def denoise(noisy, level, frame_mask=None):
         states.append(noisy)
-        timesteps = torch.full((1,), timestep)
-        with_text = cogvideox_velocity(noisy, timesteps, case["context"])
-        without = cogvideox_velocity(noisy, timesteps, torch.zeros_like(case["context"]))
-        return guided(with_text, without, scale(timestep))
+        return Denoised(guided(with_text(noisy, level).x0, without(noisy, level).x0, scale(level.timestep)))
 
     draws = case.get("draws")
     if draws is None and "draws_sum" in case:  # upstream kept their sums
@@ -161,7 +166,6 @@ def sampled(name, *, table):
         torch.testing.assert_close(draws.sum((1, 2, 3, 4)), case["draws_sum"], rtol=0, atol=1e-3)
     flags = {} if draws is None else {"draw": lambda step: draws[2 * step][None]}
     levels = sampling_levels(schedule, steps, table=table)
-    denoise = Denoiser(network, Velocity(), snap_to=schedule if table == "sat" else None)
     return SAMPLERS[sampler](denoise, case["x_T"], levels, **flags), states, case
 
 

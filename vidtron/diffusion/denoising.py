@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from vidtron.diffusion.levels import Level
 from vidtron.diffusion.parameterization import Parameterization
-from vidtron.diffusion.schedule import DiscreteSchedule
 from vidtron.diffusion.variance import split_variance
 
 Network = Callable[..., Tensor]
@@ -41,22 +39,22 @@ class Denoiser:
         parameterization: Parameterization,
         *,
         variance: Literal["none", "learned", "bound-only", "ignored"] = "none",
-        snap_to: DiscreteSchedule | None = None,
+        snap_to: Tensor | None = None,
     ):
         """
         Args:
             network: see `Network`.
             parameterization: what its output means.
             variance: whether the output has a second half, as in `Objective`.
-            snap_to: read the output at the nearest of this schedule's levels, as SAT does with a sampling table that
-                is not the training's.
+            snap_to: read the output at the nearest of these signal levels, fp32, as SAT does: it samples with other
+                levels than it trains with.
         """
         self.network, self.parameterization = network, parameterization
         self.variance, self.snap_to = variance, snap_to
 
     def __call__(self, noisy: Tensor, level: Level, frame_mask: Tensor | None = None) -> Denoised:
         """The clean latents, and what the network says of the variance."""
-        alpha, sigma = (torch.tensor(value, dtype=torch.float64) for value in self._read_at(level))
+        alpha, sigma = self._read_at(level)
         seen = noisy * self.parameterization.input_scale(alpha, sigma)
         arguments = (seen, level.timestep) if frame_mask is None else (seen, level.timestep, frame_mask)
         output = self.network(*arguments)
@@ -66,9 +64,9 @@ class Denoiser:
         x0 = self.parameterization.x0(noisy, output, alpha, sigma)
         return Denoised(x0, None if self.variance == "ignored" else variance)
 
-    def _read_at(self, level: Level) -> tuple[float, float]:
+    def _read_at(self, level: Level) -> tuple[Tensor, Tensor]:
         if self.snap_to is None:
-            return level.alpha, level.sigma
-        table = self.snap_to.alpha_table
-        alpha = table[(table - level.alpha).abs().argmin()].item()
-        return alpha, (1 - alpha * alpha) ** 0.5
+            alpha, variance = level.numbers()
+            return alpha, variance**0.5
+        alpha = self.snap_to[(self.snap_to - level.alpha).abs().argmin()]
+        return alpha, (1 - alpha**2) ** 0.5

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from vidtron.diffusion.continuous import EDMSchedule, shift_fractions
 from vidtron.diffusion.schedule import DiscreteSchedule, Schedule, ZeroTerminalSNRSchedule
@@ -21,6 +22,14 @@ class Level:
     """What the network is told."""
     alpha: float
     sigma: float
+    as_sat: bool = False
+    """Samplers compute their coefficients from it as SAT does: in fp32, from alpha alone. Many steps under strong
+    guidance magnify a last bit, so that nothing less gives SAT's latents."""
+
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """alpha and sigma^2 as the samplers compute with them."""
+        alpha = torch.tensor(self.alpha, dtype=torch.float32 if self.as_sat else torch.float64)
+        return alpha, 1 - alpha**2 if self.as_sat else torch.tensor(self.sigma, dtype=torch.float64) ** 2
 
 
 def levels_at(schedule: Schedule, timesteps: Sequence[float]) -> list[Level]:
@@ -62,9 +71,8 @@ def sampling_levels(
             raise ValueError("SAT's sampling table exists for the zero-terminal-SNR schedule alone")
         if steps < 2:
             raise ValueError("1 sampling step with SAT's table, which needs two ends; accepted: 2 or more")
-        alphas = schedule.sat_sampling_alphas(timesteps).tolist()
-        pairs = zip(timesteps, alphas, strict=True)
-        return [*(Level(t, a, (1 - a * a) ** 0.5) for t, a in pairs), Level(0.0, 1.0, 0.0)]
+        pairs = zip([*timesteps, 0], [*schedule.sat_alphas(timesteps[::-1]).flip(0).tolist(), 1.0], strict=True)
+        return [Level(t, a, (1 - a * a) ** 0.5, as_sat=True) for t, a in pairs]
     if isinstance(schedule, EDMSchedule):
         fractions = torch.linspace(1, 0, steps, dtype=torch.float64)
     else:

@@ -56,11 +56,11 @@ def ddim(
     """
 
     def update(i: int, x: Tensor, denoised: Denoised, frame_mask: Tensor | None) -> Tensor:
-        now, after = levels[i], levels[i + 1]
-        std = eta * _posterior_std(now, after)
-        keep = math.sqrt(after.sigma**2 - std**2) / now.sigma
-        x = keep * x + (after.alpha - now.alpha * keep) * denoised.x0
-        return x + std * draw(i) if std > 0 else x
+        (alpha, variance), (next_alpha, next_variance) = levels[i].numbers(), levels[i + 1].numbers()
+        added = eta * _posterior_std(levels[i], levels[i + 1])
+        keep = ((next_variance - added**2) / variance) ** 0.5
+        x = keep * x + (next_alpha - alpha * keep) * denoised.x0
+        return x + added * draw(i) if added > 0 else x
 
     return _walk(denoise, noise, levels, update, edit, progress)
 
@@ -120,23 +120,25 @@ def dpmpp_2m(
     The last step is the denoised latent itself. SAT draws twice in every step but the first and the last and throws
     the first draw away: its draws are those of steps 0, 2, 4, ... of its own count. Arguments as of `ddim`.
     """
-    previous: list[tuple[Tensor, float]] = []  # x0 of the step before, and how far it went in log(alpha / sigma)
+    previous: list[tuple[Tensor, Tensor]] = []  # x0 of the step before, and how far it went in log(alpha / sigma)
 
     def update(i: int, x: Tensor, denoised: Denoised, frame_mask: Tensor | None) -> Tensor:
-        now, after, x0 = levels[i], levels[i + 1], denoised.x0
-        if after.sigma == 0:
+        x0 = denoised.x0
+        if levels[i + 1].sigma == 0:
             return x0
-        h = _log_snr(after) - _log_snr(now)
+        (alpha, variance), (next_alpha, next_variance) = levels[i].numbers(), levels[i + 1].numbers()
+        h = _log_ratio(next_alpha, next_variance) - _log_ratio(alpha, variance)
         wanted = x0
         if previous:
             last_x0, last_h = previous.pop()
-            wanted = x0 + h / (2 * last_h) * (x0 - last_x0)
+            r = last_h / h
+            wanted = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * last_x0
         previous.append((x0, h))
-        keep = after.sigma / now.sigma
+        keep = (next_variance / variance) ** 0.5
         if not stochastic:
-            return keep * x - math.expm1(-h) * after.alpha * wanted
-        std = after.sigma * math.sqrt(-math.expm1(-2 * h))
-        return keep * math.exp(-h) * x - math.expm1(-2 * h) * after.alpha * wanted + std * draw(i)
+            return keep * x - torch.expm1(-h) * next_alpha * wanted
+        std = next_variance**0.5 * (1 - torch.exp(-2 * h)) ** 0.5
+        return keep * torch.exp(-h) * x - torch.expm1(-2 * h) * next_alpha * wanted + std * draw(i)
 
     return _walk(denoise, noise, levels, update, None, progress)
 
@@ -204,9 +206,9 @@ def _walk(
     return x
 
 
-def _log_snr(level: Level) -> float:
+def _log_ratio(alpha: Tensor, variance: Tensor) -> Tensor:
     """log(alpha / sigma), half the logarithm of the signal-to-noise ratio."""
-    return math.log(level.alpha / level.sigma) if level.alpha > 0 else -math.inf
+    return ((alpha**2 / variance) ** 0.5).log()
 
 
 def _posterior_std(now: Level, after: Level) -> float:

@@ -163,25 +163,23 @@ class ZeroTerminalSNRSchedule(DiscreteSchedule):
         alpha_bar = scaled_linear_alpha_bar(timesteps, first_beta)
         self.shift, self.shift_after_rescale = shift, shift_after_rescale
         self._alpha_bar_before_rescale = alpha_bar if shift_after_rescale else shift_alpha_bar(alpha_bar, shift)
-        alpha = self._rescaled(self._alpha_bar_before_rescale)
+        alpha = self._rescaled(self._alpha_bar_before_rescale).float().double()
         super().__init__(alpha, (1.0 - alpha**2).sqrt())
 
-    def sat_sampling_alphas(self, timesteps: Sequence[int]) -> Tensor:
-        """Signal levels SAT samples with: the rescale is applied to the chosen timesteps alone, fp64 values of fp32.
+    def sat_alphas(self, timesteps: Sequence[int]) -> Tensor:
+        """Signal levels as SAT computes them, in fp32: the rescale is applied to the chosen timesteps alone.
 
-        They differ from the training table's by up to 6e-3; SAT's network is trained with the latter.
+        For all timesteps that is the training table but for a last bit. SAT samples with the levels of the chosen
+        steps, which differ from the training table's by up to 6e-3.
 
         Args:
-            timesteps: falling.
+            timesteps: rising.
         """
-        rising = self._alpha_bar_before_rescale[list(timesteps[::-1])]
-        return self._rescaled(rising).flip(0)
+        return self._rescaled(self._alpha_bar_before_rescale[list(timesteps)].float())
 
     def _rescaled(self, alpha_bar: Tensor) -> Tensor:
         alpha = zero_terminal_snr(alpha_bar.sqrt())
-        if self.shift_after_rescale:
-            alpha = shift_alpha_bar(alpha**2, self.shift).sqrt()
-        return alpha.float().double()
+        return shift_alpha_bar(alpha**2, self.shift).sqrt() if self.shift_after_rescale else alpha
 
 
 class DDPMSchedule(DiscreteSchedule):

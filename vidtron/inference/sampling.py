@@ -11,7 +11,7 @@ from vidtron.diffusion.editing import Draw
 from vidtron.diffusion.guidance import ConstantScale, DynamicScale, Scale
 from vidtron.diffusion.levels import Level, sampling_levels
 from vidtron.diffusion.samplers import Progress, ancestral, ddim, dpmpp_2m, euler, heun
-from vidtron.diffusion.schedule import DiscreteSchedule
+from vidtron.diffusion.schedule import DiscreteSchedule, ZeroTerminalSNRSchedule
 from vidtron.inference.objective import objective_of, schedule_of, timestep_shift_of
 
 
@@ -100,12 +100,14 @@ def sample_latents(
         progress: wraps the list of steps.
     """
     objective = objective_of(run.objective)
-    table = objective.schedule if isinstance(objective.schedule, DiscreteSchedule) else None
+    schedule, snap_to = objective.schedule, None
+    if config.sampler_table == "sat" and isinstance(schedule, ZeroTerminalSNRSchedule):
+        snap_to = schedule.sat_alphas(range(schedule.timesteps))
     denoise = Denoiser(
         network,
         objective.parameterization,
         variance=objective.variance,
-        snap_to=table if config.sampler_table == "sat" else None,
+        snap_to=snap_to,
     )
     levels = _levels(config, run, steps)
     match config.sampler:
