@@ -51,6 +51,7 @@ def sampled(config: RunConfig, steps=100, **flags):
         ({}, {"sampler": "dpmpp-2m-sde", "sampler_table": "sat"}),
         ({}, {"sampler": "dpmpp-2m"}),
         ({}, {"sampler_eta": 1.0}),
+        ({}, {"sampler_eta": 1.0, "sampler_table": "sat"}),
         (FLOW, {"sampler": "euler"}),
         (FLOW, {"sampler": "heun"}),
         ({**FLOW, "timestep_shift": 3.0}, {"sampler": "euler"}),

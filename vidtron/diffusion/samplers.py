@@ -58,7 +58,7 @@ def ddim(
     def update(i: int, x: Tensor, denoised: Denoised, frame_mask: Tensor | None) -> Tensor:
         (alpha, variance), (next_alpha, next_variance) = levels[i].numbers(), levels[i + 1].numbers()
         added = eta * _posterior_std(levels[i], levels[i + 1])
-        keep = ((next_variance - added**2) / variance) ** 0.5
+        keep = ((next_variance - added**2).clamp(min=0) / variance) ** 0.5
         x = keep * x + (next_alpha - alpha * keep) * denoised.x0
         return x + added * draw(i) if added > 0 else x
 
