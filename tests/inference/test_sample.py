@@ -13,6 +13,7 @@ from vidtron import training
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.world import World
 from vidtron.inference.sample import SamplingConfig, VideoSampler, configuration_of, sample
+from vidtron.inference.sampling import SamplerConfig
 from vidtron.inference.video_io import read_video
 from vidtron.parallel import initialized
 
@@ -51,6 +52,23 @@ def test_latents_are_the_same_under_every_layout(pool, trained, parallel, guidan
     alone = pool.run(sampled_latents, 1, trained, ParallelConfig(), guidance)[0]
     assert alone.std() > 0.1
     for latents in pool.run(sampled_latents, 2, trained, parallel, guidance):
+        torch.testing.assert_close(latents, alone, rtol=0, atol=1e-4)
+
+
+def noisily_sampled_latents(rank: int, load: Path, parallel: ParallelConfig) -> torch.Tensor:
+    """Job: latents of the second prompt by CogVideoX's own sampler, which adds noise in every step."""
+    method = SamplerConfig(sampler="dpmpp-2m-sde", sampler_table="sat", guidance="dynamic")
+    config = SamplingConfig(load, sampling_steps=3, guidance_scale=6.0, method=method, parallel=parallel)
+    run = dataclasses.replace(configuration_of(load), parallel=parallel)
+    run.training.global_batch_size = None
+    with initialized(run, World.from_environment()) as groups:
+        return VideoSampler(config, run, groups).latents(PROMPTS[1], number=1)
+
+
+@pytest.mark.parametrize("parallel", [ParallelConfig(tensor_model_parallel_size=2), ParallelConfig()])
+def test_added_noise_is_the_same_under_every_layout(pool, trained, parallel):
+    alone = pool.run(noisily_sampled_latents, 1, trained, ParallelConfig())[0]
+    for latents in pool.run(noisily_sampled_latents, 2, trained, parallel):
         torch.testing.assert_close(latents, alone, rtol=0, atol=1e-4)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from vidtron.config.objective_check import check_objective
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 
@@ -12,6 +13,7 @@ def check(config: RunConfig, world: World) -> list[str]:
     return [
         *_not_finite(config),
         *_out_of_range(config),
+        *check_objective(config, world),
         *_check_learning_rate(config),
         *_check_evaluation(config),
         *_check_run_folder(config),
@@ -20,7 +22,7 @@ def check(config: RunConfig, world: World) -> list[str]:
 
 
 def _out_of_range(config: RunConfig) -> Iterator[str]:
-    training, optimizer, objective = config.training, config.optimizer, config.objective
+    training, optimizer = config.training, config.optimizer
     at_least_one: dict[str, float | None] = {
         "train-iters": training.train_iters,
         "global-batch-size": training.global_batch_size,
@@ -35,7 +37,6 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     above_zero: dict[str, float | None] = {
         "exit-duration-in-mins": training.exit_duration_in_mins,
         "adam-eps": optimizer.adam_eps,
-        "noise-shift": objective.noise_shift,
         "scale-factor": config.encoders.scale_factor,
         "peak-tflops": config.logging.peak_tflops,
     }
@@ -53,7 +54,6 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "sgd-momentum": optimizer.sgd_momentum,
         "lr-warmup-fraction": optimizer.lr_warmup_fraction,
     }
-    share = {"text-dropout": objective.text_dropout, "image-dropout": objective.image_dropout}
     for flag, value in at_least_one.items():
         if value is not None and value < 1:
             yield f"--{flag} {value}; accepted: 1 or more"
@@ -66,9 +66,6 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for flag, value in below_one.items():
         if value is not None and not 0 <= value < 1:
             yield f"--{flag} {value:g}; accepted: 0 or more and less than 1"
-    for flag, value in share.items():
-        if not 0 <= value <= 1:
-            yield f"--{flag} {value:g}; accepted: 0 to 1"
 
 
 def _not_finite(config: RunConfig) -> Iterator[str]:

@@ -16,14 +16,13 @@ from vidtron.config import cli
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.diffusion.samplers import ddim
-from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.encoders.factory import text_encoder, video_autoencoder
 from vidtron.inference.denoiser import Denoiser, with_guidance
+from vidtron.inference.sampling import SamplerConfig, check_sampler, guidance_of, guided_channels, sample_latents
 from vidtron.inference.video_io import to_uint8
 from vidtron.models import registry
 from vidtron.models.build import build_chunks
-from vidtron.parallel import Groups, initialized, sample_generator
+from vidtron.parallel import Groups, initialized, named_generator, sample_generator
 
 Progress = Callable[[list[int]], Any]
 
@@ -40,6 +39,7 @@ class SamplingConfig:
     """Classifier-free guidance; 1: none."""
     seed: int = 1234
     """The noise of a video depends on this and on the prompt's number alone."""
+    method: SamplerConfig = field(default_factory=SamplerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
@@ -74,8 +74,8 @@ def configuration_of(load: Path) -> RunConfig:
 def check(config: SamplingConfig, run: RunConfig, world: World) -> list[str]:
     """What of a sampling configuration cannot work for the run it loads."""
     errors = registry.family_of(run.model).check(run, world)
-    if config.sampling_steps < 1:
-        errors.append(f"--sampling-steps {config.sampling_steps}: accepted: 1 or more")
+    latent_channels = registry.family_of(run.model).latent_shape(run)[1]
+    errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
     if registry.family_of(run.model).image_conditioned(run.network):
         errors.append(f"--load {config.load}: an image-to-video model; accepted: text-to-video models")
     return errors
@@ -95,8 +95,12 @@ class VideoSampler:
         family = registry.family_of(run.model)
         chunks = build_chunks(family, run, groups)
         checkpoint.load(checkpoint_of(config.load), chunks, None, None, groups)
-        self.denoiser = Denoiser(chunks, groups, sequence_length=family.sequence_length(run))
-        self.schedule = ZeroTerminalSNRSchedule(run.objective.noise_shift)
+        self.denoiser = Denoiser(
+            chunks,
+            groups,
+            sequence_length=family.sequence_length(run),
+            predicts_variance=run.objective.predicted_variance != "none",
+        )
         self.latent_shape = family.latent_shape(run)
         network, encoders = run.network, run.encoders
         self.autoencoder = video_autoencoder(encoders, groups.device, torch.float32)
@@ -106,11 +110,26 @@ class VideoSampler:
 
     def latents(self, prompt: str, number: int, progress: Progress = lambda steps: steps) -> Tensor:
         """Scaled latents of one video, fp32 [T, C, H, W], the same on all ranks of the replica."""
-        text_BLE = self.text_encoder.encode([prompt]).to(self.groups.device)
-        noise = torch.randn(self.latent_shape, generator=sample_generator(self.config.seed, number, "noise"))
-        network = with_guidance(self.denoiser, text_BLE, self.config.guidance_scale)
-        noise_BTCHW = noise[None].to(self.groups.device)
-        return ddim(network, noise_BTCHW, self.schedule, self.config.sampling_steps, progress)[0]
+        config, run, device = self.config, self.run, self.groups.device
+        text_BLE = self.text_encoder.encode([prompt]).to(device)
+        null_text_BLE = torch.zeros_like(text_BLE)
+        if run.objective.null_text == "empty-prompt":
+            null_text_BLE = self.text_encoder.encode([""]).to(device)
+        network = with_guidance(
+            self.denoiser,
+            text_BLE,
+            null_text_BLE,
+            guidance_of(config.method, config.guidance_scale, config.sampling_steps),
+            guided_channels(config.method, run, self.latent_shape[1]),
+        )
+
+        def draw(step: int) -> Tensor:
+            generator = named_generator(config.seed, f"sampler's noise of video {number} at step {step}")
+            return torch.randn(self.latent_shape, generator=generator)[None].to(device)
+
+        noise = torch.randn(self.latent_shape, generator=sample_generator(config.seed, number, "noise"))
+        noise_BTCHW = noise[None].to(device)
+        return sample_latents(network, noise_BTCHW, config.method, run, config.sampling_steps, draw, progress)[0]
 
     def decode(self, latents_TCHW: Tensor) -> Tensor:
         """Frames [T, C, H, W], uint8; latent frames that only padded the model's patches are dropped first."""

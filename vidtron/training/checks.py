@@ -4,6 +4,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
+from vidtron.models import registry
 from vidtron.training import folder
 from vidtron.training.resume import data_errors, find_checkpoint
 
@@ -14,8 +15,20 @@ def check(config: RunConfig, world: World) -> list[str]:
     Encoders are compared with a checkpoint's when the run has opened them.
     """
     latest = find_checkpoint(config.checkpoint.load)
-    errors = folder.check_folders(config.checkpoint, latest)
+    errors = [*folder.check_folders(config.checkpoint, latest), *_check_variance(config)]
     if latest is None or errors:
         return errors
     plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, config.training.seed)
     return data_errors(latest, {"--data-path": plan.fingerprint()})
+
+
+def _check_variance(config: RunConfig) -> list[str]:
+    """A predicted variance needs a network whose output has room for it."""
+    variance = config.objective.predicted_variance
+    latent = registry.family_of(config.model).latent_shape(config)[1]
+    if variance == "none" or config.network.out_channels == 2 * latent:
+        return []
+    return [
+        f"--predicted-variance {variance}: the network of {config.model} answers with {config.network.out_channels} "
+        f"channels for latents of {latent}; accepted: none"
+    ]

@@ -8,7 +8,7 @@ import torch
 from vidtron.config import yaml_file
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.inference.objective import objective_of
 from vidtron.models import registry
 from vidtron.models.layers.specs import choose_backend
 from vidtron.parallel import Groups, barrier, broadcast_object, initialized
@@ -49,8 +49,8 @@ def run(config: RunConfig, world: World) -> TrainingResult:
 
 def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingResult:
     family = registry.family_of(config.model)
-    schedule = ZeroTerminalSNRSchedule(config.objective.noise_shift)
-    data = DataRoom(config, groups, family, schedule.timesteps)
+    objective = objective_of(config.objective)
+    data = DataRoom(config, groups, family, objective.schedule)
     model = assemble(family, config, groups)
     saved = _load(config, groups, model, data)
     progress = Progress(saved["iteration"], saved["consumed_samples"]) if saved else Progress()
@@ -77,7 +77,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
             family=family,
             model=model,
             data=data,
-            forward_step=ForwardStep(schedule, torch.bfloat16 if config.precision.bf16 else torch.float32),
+            forward_step=ForwardStep(objective, torch.bfloat16 if config.precision.bf16 else torch.float32),
             saver=Saver(
                 config.checkpoint, groups, {"data": data.state(), "global_batch_size": batch}, config_yaml=config_yaml
             ),
