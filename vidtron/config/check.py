@@ -13,6 +13,7 @@ def check(config: RunConfig, world: World) -> list[str]:
         *_not_finite(config),
         *_out_of_range(config),
         *_check_learning_rate(config),
+        *_check_averages(config),
         *_check_evaluation(config),
         *_check_run_folder(config),
         *_check_logging(config, world),
@@ -94,6 +95,19 @@ def _check_learning_rate(config: RunConfig) -> Iterator[str]:
     if decay >= 1 and optimizer.lr_warmup_iters >= decay:
         source = "--lr-decay-iters" if optimizer.lr_decay_iters else "--train-iters"
         yield f"--lr-warmup-iters {optimizer.lr_warmup_iters}; accepted: less than {source} {decay}"
+
+
+def _check_averages(config: RunConfig) -> Iterator[str]:
+    # Widths from that of the uniform average on have no power function that rises.
+    for flag, values, limit in (
+        ("ema-decay", config.ema.ema_decay, 1.0),
+        ("ema-power", config.ema.ema_power, 12**-0.5),
+    ):
+        for value in values:
+            if not 0 < value < limit:
+                yield f"--{flag} {value:g}; accepted: more than 0 and less than {limit:.4g}"
+        if len(set(values)) < len(values):
+            yield f"--{flag} {' '.join(map(str, values))}: the same twice; accepted: different numbers"
 
 
 def _check_evaluation(config: RunConfig) -> Iterator[str]:

@@ -38,6 +38,8 @@ class SamplingConfig:
     """Evaluations of the network for one video."""
     guidance_scale: float = 6.0
     """Classifier-free guidance; 1: none."""
+    ema: str | None = None
+    """Sample from this average of the weights (0.9999, power_0.05); unset: from the weights."""
     seed: int = 1234
     """The noise of a video depends on this and on the prompt's number alone."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -74,6 +76,9 @@ def configuration_of(load: Path) -> RunConfig:
 def check(config: SamplingConfig, run: RunConfig, world: World) -> list[str]:
     """What of a sampling configuration cannot work for the run it loads."""
     errors = registry.family_of(run.model).check(run, world)
+    averages = checkpoint.averages_in(checkpoint_of(config.load)) if config.ema is not None else []
+    if config.ema is not None and config.ema not in averages:
+        errors.append(f"--ema {config.ema}: not in the checkpoint; accepted: {', '.join(averages) or 'none, no EMA'}")
     if config.sampling_steps < 1:
         errors.append(f"--sampling-steps {config.sampling_steps}: accepted: 1 or more")
     if registry.family_of(run.model).image_conditioned(run.network):
@@ -94,7 +99,10 @@ class VideoSampler:
         self.config, self.run, self.groups = config, run, groups
         family = registry.family_of(run.model)
         chunks = build_chunks(family, run, groups)
-        checkpoint.load(checkpoint_of(config.load), chunks, None, None, groups)
+        if config.ema is None:
+            checkpoint.load(checkpoint_of(config.load), chunks, None, None, groups)
+        else:
+            checkpoint.load_average(checkpoint_of(config.load), chunks, config.ema, groups)
         self.denoiser = Denoiser(chunks, groups, sequence_length=family.sequence_length(run))
         self.schedule = ZeroTerminalSNRSchedule(run.objective.noise_shift)
         self.latent_shape = family.latent_shape(run)
