@@ -52,6 +52,17 @@ def test_defaults_are_accepted():
         ({"ema__ema_decay": [0.5, 0.5]}, "--ema-decay 0.5 0.5: the same twice"),
         ({"ema__ema_power": [0.3]}, "--ema-power 0.3; accepted: more than 0 and less than 0.2887"),
         ({"training__eval_interval": 5}, "--eval-interval 5: needs --valid-data-path"),
+        (
+            {"training__eval_interval": 5, "validation__validation_prompts": ["a"]},
+            "--validation-prompts: needs --save",
+        ),
+        (
+            {"validation__validation_prompts_file": Path("p"), "checkpoint__save": Path("x")},
+            "--validation-prompts-file: needs --eval-interval",
+        ),
+        ({"validation__eval_sigma_bins": 0}, "--eval-sigma-bins 0"),
+        ({"validation__validation_sampling_steps": 0}, "--validation-sampling-steps 0"),
+        ({"validation__validation_guidance_scale": -1.0}, "--validation-guidance-scale -1"),
         ({"data__valid_data_path": ["v"]}, "--valid-data-path v: needs --eval-interval"),
         ({"checkpoint__save_interval": 5}, "--save-interval: needs --save"),
         ({"checkpoint__keep_latest": 5}, "--keep-latest: needs --save"),

@@ -12,7 +12,7 @@ from tests.distributed.layouts import small_run
 from vidtron import training
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.world import World
-from vidtron.inference.sample import SamplingConfig, VideoSampler, configuration_of, sample
+from vidtron.inference.sample import SamplingConfig, configuration_of, load_sampler, sample
 from vidtron.inference.video_io import read_video
 from vidtron.parallel import initialized
 
@@ -36,7 +36,7 @@ def sampled_latents(
     run = dataclasses.replace(configuration_of(load), parallel=parallel)
     run.training.global_batch_size = None
     with initialized(run, World.from_environment()) as groups:
-        return VideoSampler(config, run, groups).latents(PROMPTS[1], number=1)
+        return load_sampler(config, run, groups).latents(PROMPTS[1], number=1)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])

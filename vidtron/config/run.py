@@ -12,6 +12,7 @@ from vidtron.config.optimizer import OptimizerConfig
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.precision import PrecisionConfig
 from vidtron.config.training import TrainingConfig
+from vidtron.config.validation import ValidationConfig
 
 
 @dataclass
@@ -25,6 +26,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)

@@ -3,7 +3,7 @@
 Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.diffusion.samplers import ddim
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.encoders.factory import text_encoder, video_autoencoder
 from vidtron.inference.denoiser import Denoiser, with_guidance
 from vidtron.inference.video_io import to_uint8
@@ -87,38 +88,47 @@ def check(config: SamplingConfig, run: RunConfig, world: World) -> list[str]:
 
 
 class VideoSampler:
-    """A checkpoint's model and encoders on the ranks of a run. All ranks make one and call it together."""
+    """A model and its encoders on the ranks of a run. All ranks make one and call it together."""
 
-    def __init__(self, config: SamplingConfig, run: RunConfig, groups: Groups):
+    def __init__(
+        self,
+        run: RunConfig,
+        groups: Groups,
+        chunks: Sequence[torch.nn.Module],
+        autoencoder: VideoAutoencoder,
+        text_encoder: TextEncoder,
+        *,
+        steps: int,
+        guidance_scale: float,
+        seed: int,
+    ):
         """
         Args:
-            config: what to sample with.
-            run: the run that wrote the checkpoint, in the layout of this one.
+            run: that the model is of, in this layout.
             groups: this run's process groups.
+            chunks: this rank's bare chunks of the model; put into evaluation mode.
+            autoencoder: decodes.
+            text_encoder: encodes prompts.
+            steps: evaluations of the network for one video.
+            guidance_scale: of classifier-free guidance.
+            seed: of the noise, with the prompt's number.
         """
-        self.config, self.run, self.groups = config, run, groups
+        self.run, self.groups = run, groups
+        self.steps, self.guidance_scale, self.seed = steps, guidance_scale, seed
         family = registry.family_of(run.model)
-        chunks = build_chunks(family, run, groups)
-        if config.ema is None:
-            checkpoint.load(checkpoint_of(config.load), chunks, None, None, groups)
-        else:
-            checkpoint.load_average(checkpoint_of(config.load), chunks, config.ema, groups)
         self.denoiser = Denoiser(chunks, groups, sequence_length=family.sequence_length(run))
         self.schedule = ZeroTerminalSNRSchedule(run.objective.noise_shift)
         self.latent_shape = family.latent_shape(run)
-        network, encoders = run.network, run.encoders
-        self.autoencoder = video_autoencoder(encoders, groups.device, torch.float32)
-        self.text_encoder = text_encoder(
-            encoders, network.text_length, network.text_width, groups.device, torch.float32
-        )
+        self.autoencoder, self.text_encoder = autoencoder, text_encoder
+        self.fps = run.data.fps or 8.0
 
     def latents(self, prompt: str, number: int, progress: Progress = lambda steps: steps) -> Tensor:
         """Scaled latents of one video, fp32 [T, C, H, W], the same on all ranks of the replica."""
         text_BLE = self.text_encoder.encode([prompt]).to(self.groups.device)
-        noise = torch.randn(self.latent_shape, generator=sample_generator(self.config.seed, number, "noise"))
-        network = with_guidance(self.denoiser, text_BLE, self.config.guidance_scale)
+        noise = torch.randn(self.latent_shape, generator=sample_generator(self.seed, number, "noise"))
+        network = with_guidance(self.denoiser, text_BLE, self.guidance_scale)
         noise_BTCHW = noise[None].to(self.groups.device)
-        return ddim(network, noise_BTCHW, self.schedule, self.config.sampling_steps, progress)[0]
+        return ddim(network, noise_BTCHW, self.schedule, self.steps, progress)[0]
 
     def decode(self, latents_TCHW: Tensor) -> Tensor:
         """Frames [T, C, H, W], uint8; latent frames that only padded the model's patches are dropped first."""
@@ -126,6 +136,32 @@ class VideoSampler:
         frames = self.autoencoder.latent_shape(data.num_frames, data.height, data.width)[1]
         unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
         return to_uint8(self.autoencoder.decode(unscaled.transpose(0, 1)))
+
+
+def load_sampler(config: SamplingConfig, run: RunConfig, groups: Groups) -> VideoSampler:
+    """A checkpoint's model and encoders. All ranks call this together.
+
+    Args:
+        config: what to sample with.
+        run: the run that wrote the checkpoint, in the layout of this one.
+        groups: this run's process groups.
+    """
+    chunks = build_chunks(registry.family_of(run.model), run, groups)
+    if config.ema is None:
+        checkpoint.load(checkpoint_of(config.load), chunks, None, None, groups)
+    else:
+        checkpoint.load_average(checkpoint_of(config.load), chunks, config.ema, groups)
+    network, encoders, device = run.network, run.encoders, groups.device
+    return VideoSampler(
+        run,
+        groups,
+        chunks,
+        video_autoencoder(encoders, device, torch.float32),
+        text_encoder(encoders, network.text_length, network.text_width, device, torch.float32),
+        steps=config.sampling_steps,
+        guidance_scale=config.guidance_scale,
+        seed=config.seed,
+    )
 
 
 def sample(
@@ -146,10 +182,9 @@ def sample(
         deliver: called with each video on the first rank of the replica that made it.
         progress: wraps the list of steps, for a progress bar.
     """
-    fps = run.data.fps or 8.0
     with initialized(run, world) as groups:
-        sampler = VideoSampler(config, run, groups)
+        sampler = load_sampler(config, run, groups)
         for number in range(groups.dp_rank, len(prompts), groups.dp_size):
             latents = sampler.latents(prompts[number], number, progress)
             if groups.replica_rank == 0:
-                deliver(Video(number, prompts[number], sampler.decode(latents), fps))
+                deliver(Video(number, prompts[number], sampler.decode(latents), sampler.fps))

@@ -88,7 +88,7 @@ class DataRoom:
         )
         self.plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, seed)
         self.valid_plan = None
-        if config.training.eval_interval is not None:
+        if config.training.eval_interval is not None and config.data.valid_data_path:
             valid = ShardIndex.open(config.data.valid_data_path)
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, sequential=True)
         self.decoder = ClipDecoder.from_config(config.data, groups.device)
