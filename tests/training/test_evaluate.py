@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -24,9 +26,13 @@ def test_every_sample_counts_once(samples, bins, expected):
 def test_nothing_is_left_changed():
     modules = [torch.nn.Sequential(torch.nn.Dropout()), torch.nn.Linear(1, 1).eval()]
     state = torch.get_rng_state()
+    fp8 = SimpleNamespace(scale=torch.ones(3), amax_history=torch.zeros(4, 3))  # as in Transformer Engine's layers
+    modules[0][0].fp8_meta = {"scaling_fwd": fp8, "scaling_bwd": SimpleNamespace(), "recipe": None}
     with pytest.raises(RuntimeError), undisturbed(modules):
         assert not modules[0][0].training and not torch.is_grad_enabled()
         torch.rand(3)
+        fp8.amax_history[0] = 7.0
         raise RuntimeError
     assert modules[0][0].training and not modules[1].training and torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
+    assert not fp8.amax_history.any()

@@ -92,29 +92,23 @@ class VideoSampler:
 
     def __init__(
         self,
+        config: SamplingConfig,
         run: RunConfig,
         groups: Groups,
         chunks: Sequence[torch.nn.Module],
         autoencoder: VideoAutoencoder,
         text_encoder: TextEncoder,
-        *,
-        steps: int,
-        guidance_scale: float,
-        seed: int,
     ):
         """
         Args:
-            run: that the model is of, in this layout.
+            config: what to sample with.
+            run: that the model is of, in the layout of this one.
             groups: this run's process groups.
             chunks: this rank's bare chunks of the model; put into evaluation mode.
             autoencoder: decodes.
             text_encoder: encodes prompts.
-            steps: evaluations of the network for one video.
-            guidance_scale: of classifier-free guidance.
-            seed: of the noise, with the prompt's number.
         """
-        self.run, self.groups = run, groups
-        self.steps, self.guidance_scale, self.seed = steps, guidance_scale, seed
+        self.config, self.run, self.groups = config, run, groups
         family = registry.family_of(run.model)
         self.denoiser = Denoiser(chunks, groups, sequence_length=family.sequence_length(run))
         self.schedule = ZeroTerminalSNRSchedule(run.objective.noise_shift)
@@ -125,10 +119,10 @@ class VideoSampler:
     def latents(self, prompt: str, number: int, progress: Progress = lambda steps: steps) -> Tensor:
         """Scaled latents of one video, fp32 [T, C, H, W], the same on all ranks of the replica."""
         text_BLE = self.text_encoder.encode([prompt]).to(self.groups.device)
-        noise = torch.randn(self.latent_shape, generator=sample_generator(self.seed, number, "noise"))
-        network = with_guidance(self.denoiser, text_BLE, self.guidance_scale)
+        noise = torch.randn(self.latent_shape, generator=sample_generator(self.config.seed, number, "noise"))
+        network = with_guidance(self.denoiser, text_BLE, self.config.guidance_scale)
         noise_BTCHW = noise[None].to(self.groups.device)
-        return ddim(network, noise_BTCHW, self.schedule, self.steps, progress)[0]
+        return ddim(network, noise_BTCHW, self.schedule, self.config.sampling_steps, progress)[0]
 
     def decode(self, latents_TCHW: Tensor) -> Tensor:
         """Frames [T, C, H, W], uint8; latent frames that only padded the model's patches are dropped first."""
@@ -153,14 +147,12 @@ def load_sampler(config: SamplingConfig, run: RunConfig, groups: Groups) -> Vide
         checkpoint.load_average(checkpoint_of(config.load), chunks, config.ema, groups)
     network, encoders, device = run.network, run.encoders, groups.device
     return VideoSampler(
+        config,
         run,
         groups,
         chunks,
         video_autoencoder(encoders, device, torch.float32),
         text_encoder(encoders, network.text_length, network.text_width, device, torch.float32),
-        steps=config.sampling_steps,
-        guidance_scale=config.guidance_scale,
-        seed=config.seed,
     )
 
 

@@ -24,6 +24,7 @@ def even_timesteps(positions: Sequence[int], samples: int, num_timesteps: int) -
 def undisturbed(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
     """While open, the model's chunks do not train; then they and the generators are as they were."""
     states = random_states()
+    scales = [(tensor, tensor.clone()) for tensor in _fp8_scales(modules)]
     training = [module.training for module in modules]
     for module in modules:
         module.eval()
@@ -33,7 +34,22 @@ def undisturbed(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, training, strict=True):
             module.train(mode)
+        for tensor, before in scales:
+            tensor.copy_(before)
         restore_random_states(states)
+
+
+def _fp8_scales(modules: Sequence[torch.nn.Module]) -> Iterator[Tensor]:
+    """Scales, and the absolute maxima they come from, of Transformer Engine's layers under the delayed recipe.
+
+    Each quantization puts its maximum into the history's newest row, also without gradients.
+    """
+    for chunk in modules:
+        for module in chunk.modules():
+            for key in ("scaling_fwd", "scaling_bwd"):
+                state = getattr(module, "fp8_meta", {}).get(key)
+                if hasattr(state, "amax_history"):
+                    yield from (state.scale, state.amax_history)
 
 
 def read_batches(source: BatchSource, iterations: int, global_batch_size: int) -> list[StepBatch]:

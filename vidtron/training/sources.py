@@ -121,13 +121,21 @@ class DataRoom:
         """Batches of one evaluation, from position 0."""
         assert self.valid_plan is not None
         size = global_batch_size(self.config, self.groups.world_size)
-        samples = size * self.config.training.eval_iters
 
         def timesteps(consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
-            return even_timesteps(positions, samples, self.num_timesteps)
+            return self.evaluation_timesteps(positions)
 
-        positions = self._share().owned_positions(0, lambda consumed: size)
-        return self._source(self.valid_plan, _until(positions, samples), EVALUATION_SEED, timesteps, dropout=False)
+        positions = _until(self._share().owned_positions(0, lambda consumed: size), self.evaluation_samples)
+        return self._source(self.valid_plan, positions, EVALUATION_SEED, timesteps, dropout=False)
+
+    @property
+    def evaluation_samples(self) -> int:
+        """Samples of one evaluation, over all replicas."""
+        return global_batch_size(self.config, self.groups.world_size) * self.config.training.eval_iters
+
+    def evaluation_timesteps(self, positions: Sequence[int]) -> Tensor:
+        """Timesteps of an evaluation's samples, float32 [len(positions)]."""
+        return even_timesteps(positions, self.evaluation_samples, self.num_timesteps)
 
     def _share(self) -> Share:
         groups = self.groups

@@ -15,7 +15,7 @@ from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
 from vidtron.training.batch_size import global_batch_size
 from vidtron.training.batches import StepBatch
-from vidtron.training.evaluate import evaluate, even_timesteps, read_batches, sigma_curve, undisturbed
+from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
 from vidtron.training.metrics import MODEL
 from vidtron.training.sources import DataRoom
 from vidtron.training.validation_samples import ValidationSamples, prompts_of
@@ -47,12 +47,10 @@ class Validation:
         self.model = model
         self.data = data
         self.forward = forward
-        training = config.training
-        self.batch_size = global_batch_size(config, groups.world_size)
-        samples = training.eval_iters * self.batch_size
-        self.sigmas = sigma_of(even_timesteps(range(samples), samples, data.num_timesteps).to(groups.device)).cpu()
+        timesteps = data.evaluation_timesteps(range(data.evaluation_samples))
+        self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
         self.weights = [MODEL, *model.averages.names]
-        prompts = prompts_of(config.validation) if training.eval_interval is not None else []
+        prompts = prompts_of(config.validation) if config.training.eval_interval is not None else []
         self.samples = ValidationSamples(config, groups, model.modules, data, prompts) if prompts else None
         self.sampled_weights = self.weights[min(1, len(self.weights) - 1)]
 
@@ -75,7 +73,8 @@ class Validation:
     def _held_out(self) -> list[StepBatch]:
         if self.data.valid_plan is None:
             return []
-        return read_batches(self.data.evaluation_source(), self.config.training.eval_iters, self.batch_size)
+        size = global_batch_size(self.config, self.groups.world_size)
+        return read_batches(self.data.evaluation_source(), self.config.training.eval_iters, size)
 
     def _losses(self, batches: list[StepBatch]) -> dict[str, Any]:
         start = time.perf_counter()

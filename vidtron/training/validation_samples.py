@@ -9,7 +9,7 @@ import torch
 from vidtron.checkpoint import folder_name
 from vidtron.config.run import RunConfig
 from vidtron.config.validation import ValidationConfig
-from vidtron.inference.sample import VideoSampler
+from vidtron.inference.sample import SamplingConfig, VideoSampler
 from vidtron.inference.video_io import write_video
 from vidtron.parallel import Groups, PatientBarrier
 from vidtron.training.evaluate import EVALUATION_SEED
@@ -61,16 +61,14 @@ class ValidationSamples:
         start = time.perf_counter()
         groups, validation, folder = self.groups, self.config.validation, self.config.checkpoint.save
         assert folder is not None
-        sampler = VideoSampler(
-            self.config,
-            groups,
-            self.modules,
-            self.data.autoencoder,
-            self.data.text_encoder,
-            steps=validation.validation_sampling_steps,
+        sampling = SamplingConfig(
+            load=folder,
+            sampling_steps=validation.validation_sampling_steps,
             guidance_scale=validation.validation_guidance_scale,
             seed=EVALUATION_SEED,
         )
+        encoders = self.data.autoencoder, self.data.text_encoder
+        sampler = VideoSampler(sampling, self.config, groups, self.modules, *encoders)
         files = [f"{SAMPLES}/{folder_name(iteration)}/{number:04d}.mp4" for number in range(len(self.prompts))]
         own = range(groups.dp_rank, len(self.prompts), groups.dp_size)
         latents = [sampler.latents(self.prompts[number], number) for number in own]
@@ -84,9 +82,9 @@ class ValidationSamples:
                 "file": file,
                 "prompt": prompt,
                 "number": number,
-                "seed": EVALUATION_SEED,
-                "sampling_steps": validation.validation_sampling_steps,
-                "guidance_scale": validation.validation_guidance_scale,
+                "seed": sampling.seed,
+                "sampling_steps": sampling.sampling_steps,
+                "guidance_scale": sampling.guidance_scale,
                 "seconds": seconds,
             }
             for number, (file, prompt) in enumerate(zip(files, self.prompts, strict=True))
