@@ -80,7 +80,7 @@ def assert_close(averages: dict[str, torch.Tensor], expected: dict[str, torch.Te
         torch.testing.assert_close(tensor, expected[key].float(), rtol=rtol, atol=1e-7, msg=lambda m: f"{key}: {m}")  # noqa: B023
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "1"])
 def test_every_layout_keeps_what_is_kept_by_hand(pool, shards, tmp_path, start, one_rank, layout):
     ranks, flags = LAYOUTS[layout]
     run = small_run(shards, save=tmp_path, train_iters=STEPS, save_interval=1, **AVERAGES, **flags)

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def _fp8_scales(modules: Sequence[torch.nn.Module]) -> Iterator[Tensor]:
     for chunk in modules:
         for module in chunk.modules():
             for key in ("scaling_fwd", "scaling_bwd"):
-                state = getattr(module, "fp8_meta", {}).get(key)
+                state: Any = getattr(module, "fp8_meta", {}).get(key)
                 if hasattr(state, "amax_history"):
                     yield from (state.scale, state.amax_history)
 
