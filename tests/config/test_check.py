@@ -61,7 +61,6 @@ def test_defaults_are_accepted():
             "--validation-prompts-file: needs --eval-interval",
         ),
         ({"validation__eval_sigma_bins": 0}, "--eval-sigma-bins 0"),
-        ({"validation__validation_sampling_steps": 0}, "--validation-sampling-steps 0"),
         ({"validation__validation_guidance_scale": -1.0}, "--validation-guidance-scale -1"),
         ({"data__valid_data_path": ["v"]}, "--valid-data-path v: needs --eval-interval"),
         ({"checkpoint__save_interval": 5}, "--save-interval: needs --save"),

@@ -31,6 +31,7 @@ def test_prompts_that_cannot_be_sampled(capsys, tmp_path):
     for arguments, message in (
         (("--validation-prompts-file", str(tmp_path / "none.txt")), "No such file"),
         (("--validation-prompts-file", str(tmp_path / "empty.txt")), "no prompts in it; accepted: a text file"),
+        (("--validation-sampling-steps", "1000"), "1000 sampling steps; accepted: 1 to 999"),
         (("--validation-prompts", "a", "b", "--in-channels", "32"), "an image-to-video model needs images as well"),
     ):
         assert any(message in error for error in refused(capsys, *flags, *arguments))

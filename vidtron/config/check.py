@@ -28,7 +28,6 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "eval-interval": training.eval_interval,
         "eval-iters": training.eval_iters,
         "eval-sigma-bins": config.validation.eval_sigma_bins,
-        "validation-sampling-steps": config.validation.validation_sampling_steps,
         "exit-interval": training.exit_interval,
         "lr-decay-iters": optimizer.lr_decay_iters,
         "save-interval": config.checkpoint.save_interval,

@@ -6,6 +6,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
+from vidtron.diffusion.samplers import trailing_timesteps
 from vidtron.models import registry
 from vidtron.training import folder
 from vidtron.training.resume import data_errors, find_checkpoint
@@ -36,5 +37,9 @@ def _check_prompts(config: RunConfig) -> Iterator[str]:
         return
     if file is not None and len(prompts) == len(validation.validation_prompts):
         yield f"--validation-prompts-file {file}: no prompts in it; accepted: a text file with a prompt a line"
+    try:
+        trailing_timesteps(validation.validation_sampling_steps)
+    except ValueError as error:
+        yield f"--validation-sampling-steps: {error}"
     if prompts and registry.family_of(config.model).image_conditioned(config.network):
         yield "--validation-prompts: an image-to-video model needs images as well; accepted: text-to-video models"
