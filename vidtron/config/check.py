@@ -15,6 +15,7 @@ def check(config: RunConfig, world: World) -> list[str]:
         *_out_of_range(config),
         *check_objective(config, world),
         *_check_learning_rate(config),
+        *_check_averages(config),
         *_check_evaluation(config),
         *_check_run_folder(config),
         *_check_logging(config, world),
@@ -28,6 +29,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "global-batch-size": training.global_batch_size,
         "eval-interval": training.eval_interval,
         "eval-iters": training.eval_iters,
+        "eval-sigma-bins": config.validation.eval_sigma_bins,
         "exit-interval": training.exit_interval,
         "lr-decay-iters": optimizer.lr_decay_iters,
         "save-interval": config.checkpoint.save_interval,
@@ -47,6 +49,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "lr-warmup-iters": optimizer.lr_warmup_iters,
         "weight-decay": optimizer.weight_decay,
         "clip-grad": optimizer.clip_grad,
+        "validation-guidance-scale": config.validation.validation_guidance_scale,
     }
     below_one: dict[str, float | None] = {
         "adam-beta1": optimizer.adam_beta1,
@@ -93,9 +96,33 @@ def _check_learning_rate(config: RunConfig) -> Iterator[str]:
         yield f"--lr-warmup-iters {optimizer.lr_warmup_iters}; accepted: less than {source} {decay}"
 
 
+def _check_averages(config: RunConfig) -> Iterator[str]:
+    # Widths from that of the uniform average on have no power function that rises.
+    for flag, values, limit in (
+        ("ema-decay", config.ema.ema_decay, 1.0),
+        ("ema-power", config.ema.ema_power, 12**-0.5),
+    ):
+        for value in values:
+            if not 0 < value < limit:
+                yield f"--{flag} {value:g}; accepted: more than 0 and less than {limit:.4g}"
+        if len(set(values)) < len(values):
+            yield f"--{flag} {' '.join(map(str, values))}: the same twice; accepted: different numbers"
+
+
 def _check_evaluation(config: RunConfig) -> Iterator[str]:
-    if config.training.eval_interval is not None and not config.data.valid_data_path:
-        yield f"--eval-interval {config.training.eval_interval}: needs --valid-data-path SHARDS"
+    validation = config.validation
+    asked = {
+        "--validation-prompts": bool(validation.validation_prompts),
+        "--validation-prompts-file": validation.validation_prompts_file is not None,
+    }
+    interval = config.training.eval_interval
+    if interval is not None and not config.data.valid_data_path and not any(asked.values()):
+        yield f"--eval-interval {interval}: needs --valid-data-path SHARDS or --validation-prompts TEXTS"
+    for flag, given in asked.items():
+        if given and interval is None:
+            yield f"{flag}: needs --eval-interval STEPS"
+        if given and config.checkpoint.save is None:
+            yield f"{flag}: needs --save FOLDER"
     if config.data.valid_data_path and config.training.eval_interval is None:
         yield f"--valid-data-path {' '.join(config.data.valid_data_path)}: needs --eval-interval STEPS"
 

@@ -5,12 +5,14 @@ from typing import Any
 
 from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.data import DataConfig, EncoderConfig
+from vidtron.config.ema import EmaConfig
 from vidtron.config.logging import LoggingConfig
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.optimizer import OptimizerConfig
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.precision import PrecisionConfig
 from vidtron.config.training import TrainingConfig
+from vidtron.config.validation import ValidationConfig
 
 
 @dataclass
@@ -23,6 +25,8 @@ class RunConfig:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)

@@ -23,17 +23,20 @@ class Denoiser:
     """
 
     def __init__(
-        self, chunks: Sequence[nn.Module], groups: Groups, *, sequence_length: int, predicts_variance: bool = False
+        self, chunks: Sequence[Any], groups: Groups, *, sequence_length: int, predicts_variance: bool = False
     ):
         """
         Args:
-            chunks: this rank's chunks of the network.
+            chunks: this rank's bare chunks of the network.
             groups: the process groups.
             sequence_length: padded tokens of one sample (`family.sequence_length`).
             predicts_variance: the output has twice the latent's channels.
         """
         self.chunks, self.groups, self.sequence_length = list(chunks), groups, sequence_length
         self.channels = 2 if predicts_variance else 1
+        # The interleaved schedule takes no fewer micro-batches than there are stages (schedules.py:996, 0.16.1); its
+        # stages would be idle otherwise.
+        self.repetitions = 1 if len(self.chunks) == 1 else groups.pp.size()
         for chunk in self.chunks:
             chunk.eval()
 
@@ -43,18 +46,19 @@ class Denoiser:
     ) -> Tensor:
         """The network's output, fp32 [B, T, C, H, W], for one timestep of all samples."""
         timesteps_B = torch.full((noisy_BTCHW.shape[0],), float(timestep), device=noisy_BTCHW.device)
+        dtype = self.chunks[0].config.params_dtype
+        tensors = {"noisy_BTCHW": noisy_BTCHW, "text_BLE": text_BLE, "image_latents": image_latents}
+        inputs = {name: None if tensor is None else tensor.to(dtype) for name, tensor in tensors.items()}
 
         def forward_step(_: Iterator[Any], chunk: nn.Module) -> tuple[Tensor, Any]:
-            output = chunk(
-                noisy_BTCHW=noisy_BTCHW, timesteps_B=timesteps_B, text_BLE=text_BLE, image_latents=image_latents
-            )
+            output = chunk(timesteps_B=timesteps_B, **inputs)
             return output, lambda result: (result.new_zeros(()), {"output": result})
 
         reported = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=[iter(()) for _ in self.chunks],
             model=self.chunks,
-            num_microbatches=1,
+            num_microbatches=self.repetitions,
             seq_length=self.sequence_length,
             micro_batch_size=noisy_BTCHW.shape[0],
             forward_only=True,

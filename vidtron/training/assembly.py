@@ -21,6 +21,7 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 from vidtron.config.run import RunConfig
 from vidtron.models.build import build_chunks
 from vidtron.parallel.groups import Groups
+from vidtron.training.ema import WeightAverages, rules
 
 
 @dataclass
@@ -33,6 +34,7 @@ class TrainedModel:
     """The same, wrapped."""
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
+    averages: WeightAverages
     clip_grad: float
 
     def zero_grad(self) -> None:
@@ -49,7 +51,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def update(self, gradient_norm: float) -> None:
-        """Clip the gradients and step the optimizer and the scheduler.
+        """Clip the gradients, step the optimizer and the scheduler, and count the new weights in their averages.
 
         This is mcore's `ChainedOptimizer.step` without its first half, `gradient_norm`, which the trainer looks at
         before it lets the weights change.
@@ -64,6 +66,7 @@ class TrainedModel:
         if not self.optimizer.step_with_ready_grads():
             raise RuntimeError("the optimizer refused the step")
         self.scheduler.step(increment=1)
+        self.averages.update()
 
     @property
     def learning_rate(self) -> float:
@@ -122,6 +125,7 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
         chunks=chunks,
         optimizer=optimizer,
         scheduler=_scheduler(config, optimizer),
+        averages=WeightAverages(rules(config.ema), chunks, optimizer),
         clip_grad=config.optimizer.clip_grad,
     )
 

@@ -16,7 +16,7 @@ from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
 from vidtron.training.batch_size import global_batch_size
 from vidtron.training.logging import Logger
-from vidtron.training.resume import Saver, find_checkpoint, restore
+from vidtron.training.resume import Restored, Saver, find_checkpoint, restore
 from vidtron.training.signals import StopRequests
 from vidtron.training.sources import DataRoom
 from vidtron.training.step import ForwardStep
@@ -53,7 +53,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     data = DataRoom(config, groups, family, objective.schedule)
     model = assemble(family, config, groups)
     saved = _load(config, groups, model, data)
-    progress = Progress(saved["iteration"], saved["consumed_samples"]) if saved else Progress()
+    progress = Progress(saved.iteration, saved.consumed_samples) if saved else Progress()
     batch = global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
     if groups.rank == 0 and config.checkpoint.save is not None:
@@ -69,8 +69,10 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
         _introduce(config, groups, logger, model, data)
         if saved:
             logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
-            if saved["global_batch_size"] != batch:
-                logger.say(f"the global batch is {batch} from here on; it was {saved['global_batch_size']}")
+            if saved.global_batch_size != batch:
+                logger.say(f"the global batch is {batch} from here on; it was {saved.global_batch_size}")
+            for remark in saved.remarks:
+                logger.say(remark)
         return Trainer(
             config=config,
             groups=groups,
@@ -89,11 +91,11 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
         logger.close()
 
 
-def _load(config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom) -> dict[str, int]:
-    """Load the checkpoint that `--load` leads to; empty if there is none. The ranks follow what rank 0 finds."""
+def _load(config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom) -> Restored | None:
+    """Load the checkpoint that `--load` leads to, if there is one. The ranks follow what rank 0 finds."""
     path = find_checkpoint(config.checkpoint.load) if groups.rank == 0 else None
     path = broadcast_object(path, 0, groups, groups.world)
-    return {} if path is None else restore(path, model, data.state(), groups)
+    return None if path is None else restore(path, model, data.state(), groups)
 
 
 def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: DataRoom) -> None:

@@ -109,7 +109,7 @@ class DataRoom:
         )
         self.plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, seed)
         self.valid_plan = None
-        if config.training.eval_interval is not None:
+        if config.training.eval_interval is not None and config.data.valid_data_path:
             valid = ShardIndex.open(config.data.valid_data_path)
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, sequential=True)
         self.decoder = ClipDecoder.from_config(config.data, groups.device)
@@ -142,14 +142,22 @@ class DataRoom:
         """Batches of one evaluation, from position 0."""
         assert self.valid_plan is not None
         size = global_batch_size(self.config, self.groups.world_size)
-        samples = size * self.config.training.eval_iters
 
         def timesteps(consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
-            places = even_timesteps(positions, samples, EVALUATION_PLACES)
-            return self.schedule.timestep((places.double() + 0.5) / EVALUATION_PLACES).float()
+            return self.evaluation_timesteps(positions)
 
-        positions = self._share().owned_positions(0, lambda consumed: size)
-        return self._source(self.valid_plan, _until(positions, samples), EVALUATION_SEED, timesteps, dropout=False)
+        positions = _until(self._share().owned_positions(0, lambda consumed: size), self.evaluation_samples)
+        return self._source(self.valid_plan, positions, EVALUATION_SEED, timesteps, dropout=False)
+
+    @property
+    def evaluation_samples(self) -> int:
+        """Samples of one evaluation, over all replicas."""
+        return global_batch_size(self.config, self.groups.world_size) * self.config.training.eval_iters
+
+    def evaluation_timesteps(self, positions: Sequence[int]) -> Tensor:
+        """Timesteps of an evaluation's samples, float32 [len(positions)]."""
+        places = even_timesteps(positions, self.evaluation_samples, EVALUATION_PLACES)
+        return self.schedule.timestep((places.double() + 0.5) / EVALUATION_PLACES).float()
 
     def _share(self) -> Share:
         groups = self.groups
