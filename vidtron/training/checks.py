@@ -50,7 +50,7 @@ def _check_prompts(config: RunConfig) -> Iterator[str]:
     if file is not None and len(prompts) == len(validation.validation_prompts):
         yield f"--validation-prompts-file {file}: no prompts in it; accepted: a text file with a prompt a line"
     latent_channels = registry.family_of(config.model).latent_shape(config)[1]
-    for error in check_sampler(SamplerConfig(), config, validation.validation_sampling_steps, latent_channels):
-        yield error.replace("--sampling-steps", "--validation-sampling-steps")
+    for problem in check_sampler(SamplerConfig(), config, validation.validation_sampling_steps, latent_channels):
+        yield problem.replace("--sampling-steps", "--validation-sampling-steps")
     if prompts and registry.family_of(config.model).image_conditioned(config.network):
         yield "--validation-prompts: an image-to-video model needs images as well; accepted: text-to-video models"
