@@ -69,7 +69,6 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
     parts = {name: parts for name, parts in averages.parts().items() if name in stored}
     state = checkpoint.load(path, model.modules, model.optimizer, model.scheduler, groups, parts)
     averages.updates.update({name: state["ema_updates"][name] for name in parts})
-    averages.start()
     return Restored(
         state["iteration"],
         state["consumed_samples"],

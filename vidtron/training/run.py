@@ -53,6 +53,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     data = DataRoom(config, groups, family, objective.schedule)
     model = assemble(family, config, groups)
     saved = _load(config, groups, model, data)
+    model.averages.start()  # wherever the weights have come from
     progress = Progress(saved.iteration, saved.consumed_samples) if saved else Progress()
     batch = global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
