@@ -4,8 +4,8 @@ Importing this package adapts megatron-core to the machine (`cpu.py`) and mends 
 `bucket_padding.py`).
 """
 
-from vidtron.parallel import bucket_padding, torch_adam  # noqa: E402
-from vidtron.parallel.cpu import adapt  # noqa: E402
+from vidtron.parallel import bucket_padding, torch_adam
+from vidtron.parallel.cpu import adapt
 
 adapt()
 torch_adam.repair()
