@@ -16,6 +16,7 @@ def check(config: RunConfig, world: World) -> list[str]:
         *_check_evaluation(config),
         *_check_run_folder(config),
         *_check_logging(config, world),
+        *_check_adapters(config),
     ]
 
 
@@ -31,6 +32,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "save-interval": config.checkpoint.save_interval,
         "keep-latest": config.checkpoint.keep_latest,
         "log-interval": config.logging.log_interval,
+        "lora-rank": config.adaptation.lora_rank,
     }
     above_zero: dict[str, float | None] = {
         "exit-duration-in-mins": training.exit_duration_in_mins,
@@ -38,6 +40,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "noise-shift": objective.noise_shift,
         "scale-factor": config.encoders.scale_factor,
         "peak-tflops": config.logging.peak_tflops,
+        "lora-alpha": config.adaptation.lora_alpha,
     }
     at_least_zero = {
         "seed": training.seed,
@@ -52,6 +55,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "adam-beta2": optimizer.adam_beta2,
         "sgd-momentum": optimizer.sgd_momentum,
         "lr-warmup-fraction": optimizer.lr_warmup_fraction,
+        "lora-dropout": config.adaptation.lora_dropout,
     }
     share = {"text-dropout": objective.text_dropout, "image-dropout": objective.image_dropout}
     for flag, value in at_least_one.items():
@@ -129,3 +133,17 @@ def _check_logging(config: RunConfig, world: World) -> Iterator[str]:
             yield f"--wandb-exp-name {logging.wandb_exp_name}: needs --wandb-project NAME"
     elif "wandb" not in world.packages:
         yield f"--wandb-project {logging.wandb_project}: needs the package wandb (pip install wandb)"
+
+
+def _check_adapters(config: RunConfig) -> Iterator[str]:
+    """Flags that only mean something beside --lora-rank."""
+    given = config.adaptation
+    if given.lora_rank is None:
+        for flag, value in (
+            ("lora-alpha", given.lora_alpha),
+            ("lora-dropout", given.lora_dropout),
+            ("save-lora-only", given.save_lora_only),
+        ):
+            if value:
+                typed = f"--{flag}" if value is True else f"--{flag} {value:g}"
+                yield f"{typed}: there are no adapters; accepted: with --lora-rank"

@@ -6,6 +6,7 @@ from typing import Any
 from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.logging import LoggingConfig
+from vidtron.config.lora import AdaptationConfig
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.optimizer import OptimizerConfig
 from vidtron.config.parallel import ParallelConfig
@@ -23,6 +24,7 @@ class RunConfig:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)

@@ -7,6 +7,9 @@ from megatron.core.transformer.module import MegatronModule
 
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
+from vidtron.models import freezing
+from vidtron.models.cogvideox import lora_names
+from vidtron.models.cogvideox.checkpoint_names import sat_rows
 from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
@@ -63,6 +66,7 @@ class CogVideoXFamily:
             groups,
             backend=choose_backend(run.precision, world),
             seed=run.training.seed,
+            adaptation=run.adaptation,
             pre_process=pre_process,
             post_process=post_process,
             vp_stage=vp_stage,
@@ -98,9 +102,30 @@ class CogVideoXFamily:
         """Whether training needs an image condition."""
         return network.image_conditioned
 
+    def parameter_names(self, run: RunConfig) -> list[str]:
+        """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
+        names = [row.ours for row in sat_rows(run.network)]
+        if run.adaptation.lora_rank is not None:
+            names += lora_names.parameter_names(
+                lora_names.chosen(run.adaptation.lora_target_modules), run.network.num_layers
+            )
+        return names
+
     def check(self, run: RunConfig, world: World) -> list[str]:
-        """Everything about the network and its clip size that cannot work."""
-        return [*_check_network(run.network), *_check_layout(run), *self._check_clip(run)]
+        """Everything about the network, its clip size and what of it is trained that cannot work."""
+        return [
+            *_check_network(run.network),
+            *_check_layout(run),
+            *self._check_clip(run),
+            *self._check_adaptation(run),
+        ]
+
+    def _check_adaptation(self, run: RunConfig) -> list[str]:
+        try:
+            names = self.parameter_names(run)
+        except ValueError as error:
+            return [str(error)]
+        return freezing.errors(names, run.adaptation)
 
     def _check_clip(self, run: RunConfig) -> list[str]:
         network: CogVideoXConfig = run.network
