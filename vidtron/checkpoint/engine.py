@@ -24,7 +24,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.full_state import tensor_shapes_on_disk
-from vidtron.checkpoint.state import content_metadata, restore, sharded_state, tensor_shapes
+from vidtron.checkpoint.state import Part, content_metadata, everything, restore, sharded_state, tensor_shapes
 from vidtron.checkpoint.writing import adapt_writing
 from vidtron.parallel import Groups, any_rank, barrier
 from vidtron.parallel.mcore_versions import async_save_arguments
@@ -71,6 +71,7 @@ class CheckpointWriter:
         optimizer: Any | None,
         scheduler: Any | None,
         state: dict[str, Any],
+        part: Part = everything,
     ) -> None:
         """Save the run after `iteration` steps; with `async_save`, only begin to.
 
@@ -80,10 +81,11 @@ class CheckpointWriter:
             optimizer: megatron-core's optimizer.
             scheduler: megatron-core's `OptimizerParamScheduler`.
             state: plain numbers, strings, lists and dicts, the same on all ranks.
+            part: the weights to save, with all that is trained among them.
         """
         self.finalize()
         unfinished = self._begin(iteration)
-        content = sharded_state(chunks, optimizer, self.groups, is_loading=False)
+        content = sharded_state(chunks, optimizer, self.groups, is_loading=False, part=part)
         content["state"] = state
         if scheduler is not None:
             content["scheduler"] = scheduler.state_dict()
@@ -134,7 +136,12 @@ class CheckpointWriter:
 
 
 def load(
-    path: Path, chunks: Sequence[Any], optimizer: Any | None, scheduler: Any | None, groups: Groups
+    path: Path,
+    chunks: Sequence[Any],
+    optimizer: Any | None,
+    scheduler: Any | None,
+    groups: Groups,
+    part: Part = everything,
 ) -> dict[str, Any]:
     """Load a checkpoint, saved on any layout, into model, optimizer and scheduler; returns the plain state.
 
@@ -144,14 +151,15 @@ def load(
         optimizer: None loads the weights only.
         scheduler: None leaves the schedule.
         groups: the run's process groups.
+        part: the weights to load; the others keep their values, and are left out where the checkpoint has them.
 
     Raises:
         CheckpointError: it is not complete, or does not have the tensors of this run; the message names them all.
     """
     if not folders.is_complete(path):
         raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
-    request = sharded_state(chunks, optimizer, groups, is_loading=True)
-    _check_tensors(path, request, groups, with_optimizer=optimizer is not None)
+    request = sharded_state(chunks, optimizer, groups, is_loading=True, part=part)
+    _check_tensors(path, request, groups, part, with_optimizer=optimizer is not None)
     strategy: Any = TorchDistLoadShardedStrategy()
     if groups.dp_cp.size() > 1:
         strategy = FullyParallelLoadStrategyWrapper(strategy, groups.dp_cp)
@@ -159,13 +167,17 @@ def load(
         # megatron-core 0.16.1 calls torch's function by its old name (strategies/torch.py:799).
         warnings.filterwarnings("ignore", message="`load_state_dict` is deprecated", category=FutureWarning)
         loaded = dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
-    restore(loaded, chunks, optimizer, scheduler)
+    restore(loaded, chunks, optimizer, scheduler, part)
     return loaded["state"]
 
 
-def _check_tensors(path: Path, request: dict[str, Any], groups: Groups, *, with_optimizer: bool) -> None:
+def _check_tensors(path: Path, request: dict[str, Any], groups: Groups, part: Part, *, with_optimizer: bool) -> None:
     """Compare what all ranks ask for with what is there."""
-    stored = tensor_shapes_on_disk(path)
+    stored = {
+        key: shape
+        for key, shape in tensor_shapes_on_disk(path).items()
+        if key.startswith(_OPTIMIZER_PREFIX) or part(key)
+    }
     gathered: list[Any] = [None] * groups.world_size
     dist.all_gather_object(gathered, tensor_shapes(request), group=groups.world)
     wanted = {key: shape for shapes in gathered for key, shape in shapes.items()}

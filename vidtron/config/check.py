@@ -124,6 +124,8 @@ def _check_run_folder(config: RunConfig) -> Iterator[str]:
         yield f"--save {checkpoint.save}: not a folder; accepted: a folder, which is made if it does not exist"
     if checkpoint.overwrite and checkpoint.load is not None and checkpoint.load == checkpoint.save:
         yield "--overwrite: --load would read what it empties; accepted: one of the two"
+    if checkpoint.finetune and checkpoint.load in (None, checkpoint.save):
+        yield "--finetune: starts from the weights of another run; accepted: with --load FOLDER, not that of --save"
 
 
 def _check_logging(config: RunConfig, world: World) -> Iterator[str]:
@@ -143,7 +145,8 @@ def _check_adapters(config: RunConfig) -> Iterator[str]:
             ("lora-alpha", given.lora_alpha),
             ("lora-dropout", given.lora_dropout),
             ("save-lora-only", given.save_lora_only),
+            ("lora-base", given.lora_base),
         ):
             if value:
-                typed = f"--{flag}" if value is True else f"--{flag} {value:g}"
+                typed = f"--{flag}" if value is True else f"--{flag} {value}"
                 yield f"{typed}: there are no adapters; accepted: with --lora-rank"

@@ -1,6 +1,7 @@
 """Low-rank adapters and frozen weights."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -17,6 +18,8 @@ class AdaptationConfig:
     """Linear layers that get an adapter, by their names in diffusers' network."""
     save_lora_only: bool = False
     """Checkpoints hold the adapters and their optimizer state; the frozen weights stay where --load found them."""
+    lora_base: Path | None = None
+    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
     freeze: list[str] = field(default_factory=list)
     """Patterns (*, ?, [...]) of names of weights that are not trained."""
     train_only: list[str] = field(default_factory=list)

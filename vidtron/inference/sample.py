@@ -94,7 +94,7 @@ class VideoSampler:
         self.config, self.run, self.groups = config, run, groups
         family = registry.family_of(run.model)
         chunks = build_chunks(family, run, groups)
-        checkpoint.load(checkpoint_of(config.load), chunks, None, None, groups)
+        checkpoint.load_with_base(checkpoint_of(config.load), chunks, None, None, groups, run.adaptation.lora_base)
         self.denoiser = Denoiser(chunks, groups, sequence_length=family.sequence_length(run))
         self.schedule = ZeroTerminalSNRSchedule(run.objective.noise_shift)
         self.latent_shape = family.latent_shape(run)

@@ -27,7 +27,7 @@ def errors(names: Sequence[str], adaptation: AdaptationConfig) -> list[str]:
     if not trained:
         flags = " and ".join(f"--{n.replace('_', '-')}" for n in ("train_only", "freeze") if getattr(adaptation, n))
         found.append(f"{flags}: nothing is left to train; accepted: patterns that leave a weight to train")
-    if adaptation.save_lora_only and not all(map(is_adapter, trained)):
+    if adaptation.save_lora_only and adaptation.lora_rank is not None and not all(map(is_adapter, trained)):
         found.append(
             "--save-lora-only: --train-only trains weights that are not adapters, and they would be lost; accepted: "
             "one of the two"

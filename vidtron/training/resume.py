@@ -37,7 +37,9 @@ def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
     ]
 
 
-def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups) -> dict[str, int]:
+def restore(
+    path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups, lora_base: Path | None = None
+) -> dict[str, int]:
     """Load weights, optimizer and scheduler; gives `iteration`, `consumed_samples` and `global_batch_size`.
 
     Args:
@@ -45,6 +47,7 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
         model: overwritten.
         data_state: what data and encoders are now (`DataRoom.state`).
         groups: the run's process groups.
+        lora_base: `--lora-base`.
 
     Raises:
         ConfigurationError: data or encoders are not those of the checkpoint.
@@ -53,22 +56,31 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
     errors = data_errors(path, data_state)
     if errors:
         raise ConfigurationError(errors)
-    state = checkpoint.load(path, model.modules, model.optimizer, model.scheduler, groups)
+    state = checkpoint.load_with_base(path, model.modules, model.optimizer, model.scheduler, groups, lora_base)
     return {name: state[name] for name in ("iteration", "consumed_samples", "global_batch_size")}
 
 
 class Saver:
     """Saves when it is time to, into the run folder if there is one."""
 
-    def __init__(self, config: CheckpointConfig, groups: Groups, state: dict[str, Any], config_yaml: str) -> None:
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        groups: Groups,
+        state: dict[str, Any],
+        config_yaml: str,
+        part: checkpoint.Part = checkpoint.everything,
+    ) -> None:
         """
         Args:
             config: the flags.
             groups: the run's process groups.
-            state: kept beside the weights: `data` (`DataRoom.state`) and `global_batch_size`.
+            state: kept beside the weights: `data` (`DataRoom.state`), `global_batch_size` and what `part` leaves out.
             config_yaml: kept in each checkpoint.
+            part: the weights to save.
         """
         self.interval = config.save_interval
+        self.part = part
         self.state = state
         self.writer: checkpoint.CheckpointWriter | None = None
         if config.save is not None:
@@ -89,7 +101,7 @@ class Saver:
             return
         state = {**self.state, "iteration": iteration, "consumed_samples": consumed_samples}
         with model.complete_weights():
-            self.writer.save(iteration, model.modules, model.optimizer, model.scheduler, state)
+            self.writer.save(iteration, model.modules, model.optimizer, model.scheduler, state, self.part)
 
     def finish(self) -> None:
         """Wait until everything is on disk."""

@@ -1,0 +1,155 @@
+"""Checkpoints that hold adapters alone, and the frozen weights they belong to.
+
+Such a checkpoint records where its base weights lay and a checksum of each, so that adapters are never put on others.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vidtron.checkpoint import folders
+from vidtron.checkpoint.engine import CheckpointError, load
+from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
+from vidtron.checkpoint.state import bare
+from vidtron.models.layers.initialization import global_names
+from vidtron.models.layers.lora import is_adapter
+from vidtron.parallel import Groups
+
+BASE_KEY = "lora_base"
+"""Of the plain state: `path` of the base weights (None: the initial weights of the run) and their `checksums`."""
+
+_BITS = {2: torch.int16, 4: torch.int32}
+
+
+def is_base(name: str) -> bool:
+    """Whether a weight, by its name in the model, is none of an adapter's."""
+    return not is_adapter(name)
+
+
+def base_of(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint of adapters alone records of its base; None for any other checkpoint."""
+    return read_state(path).get(BASE_KEY)
+
+
+def base_errors(path: Path, moved_to: Path | None) -> list[str]:
+    """What keeps the base weights of the checkpoint at `path` from being found.
+
+    Args:
+        path: an `iter_*` folder.
+        moved_to: `--lora-base`, or None.
+    """
+    record = base_of(path)
+    if record is None:
+        return [] if moved_to is None else [_needless(path, moved_to)]
+    if moved_to is not None and not folders.is_complete(moved_to):
+        return [f"--lora-base {moved_to}: not a complete checkpoint; accepted: the iter_* folder of the base weights"]
+    if moved_to is None and record["path"] is not None and not folders.is_complete(Path(record["path"])):
+        return [
+            f"--load {path}: holds adapters alone, and their base weights are not at {record['path']} any more; "
+            "accepted: --lora-base with the iter_* folder where they are now"
+        ]
+    return []
+
+
+def _needless(path: Path, moved_to: Path) -> str:
+    return f"--lora-base {moved_to}: {path} does not hold adapters alone; accepted: without --lora-base"
+
+
+def load_with_base(
+    path: Path,
+    chunks: Sequence[Any],
+    optimizer: Any | None,
+    scheduler: Any | None,
+    groups: Groups,
+    moved_to: Path | None = None,
+) -> dict[str, Any]:
+    """`load`; where the checkpoint holds adapters alone, the other weights come from their base.
+
+    Args:
+        path: an `iter_*` folder.
+        chunks: this rank's model chunks, as they were initialised.
+        optimizer: None loads the weights only.
+        scheduler: None leaves the schedule.
+        groups: the run's process groups.
+        moved_to: where the base weights lie now, if not where the checkpoint says.
+
+    Raises:
+        CheckpointError: a checkpoint is not complete or not of this model, or the base weights are missing or others.
+    """
+    if not folders.is_complete(path):
+        raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
+    errors = base_errors(path, moved_to)
+    if errors:
+        raise CheckpointError("\n".join(errors))
+    record = base_of(path)
+    if record is None:
+        return load(path, chunks, optimizer, scheduler, groups)
+    base = moved_to or (None if record["path"] is None else Path(record["path"]))
+    if base is not None:
+        load(base, chunks, None, None, groups, part=is_base)
+    now = checksums(chunks, groups)
+    then = record["checksums"]
+    differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if differing:
+        source = f"the weights at {base}" if base is not None else "the initial weights of this --seed"
+        shown = ", ".join(differing[:8]) + (", ..." if len(differing) > 8 else "")
+        raise CheckpointError(
+            f"--load {path}: {source} are not those its adapters were trained on; {len(differing)} of {len(now)} "
+            f"tensors differ: {shown}; accepted: the same base weights in the same precision"
+        )
+    return load(path, chunks, optimizer, scheduler, groups, part=is_adapter)
+
+
+def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any], groups: Groups) -> dict[str, Any]:
+    """What checkpoints of adapters alone keep, as plain state, of the weights that this run does not change.
+
+    Args:
+        path: the checkpoint the run started or went on from; None: its weights are the initial ones.
+        moved_to: `--lora-base`.
+        chunks: this rank's model chunks, loaded.
+        groups: the run's process groups.
+    """
+    record = None if path is None else base_of(path)
+    source = moved_to or (path if record is None else record["path"])
+    return {BASE_KEY: {"path": source and str(Path(source).resolve()), "checksums": checksums(chunks, groups)}}
+
+
+def load_weights(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None = None) -> None:
+    """The weights of a checkpoint as the start of another run; adapters that it lacks stay as they were initialised.
+
+    Raises:
+        CheckpointError: as `load_with_base`.
+    """
+    named = {n.name for chunk in chunks for n in global_names(bare(chunk))}
+    stored = folders.is_complete(path) and any(map(is_adapter, tensor_shapes_on_disk(path)))
+    if stored or not any(map(is_adapter, named)):
+        load_with_base(path, chunks, None, None, groups, moved_to)
+    else:
+        load(path, chunks, None, None, groups, part=is_base)
+
+
+def checksums(chunks: Sequence[Any], groups: Groups) -> dict[str, int]:
+    """Name -> sum of the bits of all elements, taken as integers, of each weight that is none of an adapter's.
+
+    Whole tensors, so the same under every layout and on every rank.
+    """
+    mine: dict[str, int] = {}
+    for chunk in chunks:
+        for named in global_names(bare(chunk)):
+            parameter = named.parameter
+            counts = getattr(parameter, "tensor_model_parallel", False) or groups.tp.rank() == 0
+            if is_base(named.name) and counts and groups.dp_cp.rank() == 0:
+                bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
+                mine.setdefault(named.name, int(bits.sum(dtype=torch.int64)))
+    everybody: list[Any] = [None] * groups.world_size
+    dist.all_gather_object(everybody, (groups.pp.rank(), mine), group=groups.world)
+    totals: dict[str, int] = {}
+    stage_of: dict[str, int] = {}
+    for stage, part in sorted(everybody, key=lambda entry: entry[0]):
+        for name, value in part.items():
+            if stage_of.setdefault(name, stage) == stage:  # of what every stage has a copy, the first one's
+                totals[name] = (totals.get(name, 0) + value) % 2**64
+    return totals
