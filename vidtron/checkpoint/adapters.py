@@ -13,10 +13,11 @@ import torch.distributed as dist
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.engine import CheckpointError, load
 from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
+from vidtron.checkpoint.lora_adapters import Adapters
 from vidtron.checkpoint.state import bare
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
-from vidtron.parallel import Groups
+from vidtron.parallel import Groups, any_rank
 
 BASE_KEY = "lora_base"
 """Of the plain state: `path` of the base weights (None: the initial weights of the run) and their `checksums`."""
@@ -129,6 +130,47 @@ def load_weights(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Pa
         load_with_base(path, chunks, None, None, groups, moved_to)
     else:
         load(path, chunks, None, None, groups, part=is_base)
+
+
+@torch.no_grad()
+def take_adapters(adapters: Adapters, scale: float, chunks: Sequence[Any], groups: Groups) -> None:
+    """Put adapters of a file into the model's own, each rank its part.
+
+    Args:
+        adapters: of the whole network (`lora_formats.read`).
+        scale: what the run multiplies a product by; B takes what differs from the file's.
+        chunks: this rank's model chunks.
+        groups: the run's process groups.
+
+    Raises:
+        CheckpointError: the file's adapters are not those of this run; the message names them all.
+    """
+    mine = {n.name: n.parameter for chunk in chunks for n in global_names(bare(chunk)) if is_adapter(n.name)}
+    gathered: list[Any] = [None] * groups.world_size
+    dist.all_gather_object(gathered, sorted({name.rsplit(".", 1)[0] for name in mine}), group=groups.world)
+    wanted = {name for names in gathered for name in names}
+    problems = [f"{name}: not in the file" for name in sorted(wanted - adapters.keys())]
+    problems += [f"{name}: in the file, but not in this run" for name in sorted(adapters.keys() - wanted)]
+    parts = {}
+    for name, parameter in mine.items():
+        module, half = name.rsplit(".", 1)
+        if module not in adapters:
+            continue
+        adapter = adapters[module].with_alpha(scale * adapters[module].rank)
+        part = adapter.A if half == "A" else adapter.B
+        if getattr(parameter, "tensor_model_parallel", False):
+            part = part.chunk(groups.tp.size(), parameter.partition_dim)[groups.tp.rank()]
+        if part.shape == parameter.shape:
+            parts[name] = part
+        else:
+            problems.append(f"{name}: shape {list(part.shape)} in the file, {list(parameter.shape)} in this run")
+    if any_rank(bool(problems), groups):
+        raise CheckpointError(
+            f"--lora-load: {len(problems)} adapters differ; accepted: those of --lora-rank and --lora-target-modules\n"
+            + "\n".join(problems)
+        )
+    for name, part in parts.items():
+        mine[name].copy_(part)
 
 
 def checksums(chunks: Sequence[Any], groups: Groups) -> dict[str, int]:

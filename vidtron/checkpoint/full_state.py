@@ -10,6 +10,8 @@ from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from vidtron.checkpoint.state import Part, everything
+
 _OPTIMIZER_PREFIX = "optimizer."
 
 
@@ -19,18 +21,21 @@ def tensor_shapes_on_disk(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(entry.size) for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
 
-def read_full_state(path: Path, *, optimizer: bool = False) -> dict[str, torch.Tensor]:
-    """The whole model's weights on the CPU, by global name.
+def read_full_state(path: Path, *, optimizer: bool = False, part: Part = everything) -> dict[str, torch.Tensor]:
+    """The whole model's weights, or a part of them, on the CPU, by global name.
 
     Args:
         path: an `iter_*` folder.
         optimizer: read the optimizer's state as well, under `optimizer.state.*`.
+        part: which of all these names to read.
     """
     reader = FileSystemReader(path)
     tensors: dict[str, Any] = {
         key: torch.empty(entry.size, dtype=entry.properties.dtype)
         for key, entry in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata) and (optimizer or not key.startswith(_OPTIMIZER_PREFIX))
+        if isinstance(entry, TensorStorageMetadata)
+        and (optimizer or not key.startswith(_OPTIMIZER_PREFIX))
+        and part(key)
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

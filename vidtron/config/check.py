@@ -146,6 +146,7 @@ def _check_adapters(config: RunConfig) -> Iterator[str]:
             ("lora-dropout", given.lora_dropout),
             ("save-lora-only", given.save_lora_only),
             ("lora-base", given.lora_base),
+            ("lora-load", given.lora_load),
         ):
             if value:
                 typed = f"--{flag}" if value is True else f"--{flag} {value}"

@@ -16,6 +16,8 @@ class AdaptationConfig:
     """Share of an adapter's inputs that is set to zero in training."""
     lora_target_modules: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     """Linear layers that get an adapter, by their names in diffusers' network."""
+    lora_load: Path | None = None
+    """Adapters to start from: a diffusers or SAT LoRA file or folder. A resumed run goes on with its own."""
     save_lora_only: bool = False
     """Checkpoints hold the adapters and their optimizer state; the frozen weights stay where --load found them."""
     lora_base: Path | None = None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vidtron import checkpoint
+from vidtron.checkpoint import lora_formats
 from vidtron.config import yaml_file
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
@@ -102,14 +103,17 @@ def _load(
     """
     path = find_checkpoint(config.checkpoint.load) if groups.rank == 0 else None
     path = broadcast_object(path, 0, groups, groups.world)
-    lora_base = config.adaptation.lora_base
-    if path is None:
-        return None, {}
-    if config.checkpoint.finetune:
-        checkpoint.load_weights(path, model.modules, groups, lora_base)
+    adaptation = config.adaptation
+    if path is not None and not config.checkpoint.finetune:
+        return path, restore(path, model, data.state(), groups, adaptation.lora_base)
+    if path is not None:
+        checkpoint.load_weights(path, model.modules, groups, adaptation.lora_base)
+    if adaptation.lora_load is not None:
+        adapters = lora_formats.read(adaptation.lora_load, lora_formats.format_of(adaptation.lora_load))
+        checkpoint.take_adapters(adapters, adaptation.lora_scale, model.modules, groups)
+    if path is not None or adaptation.lora_load is not None:
         model.optimizer.reload_model_params()
-        return path, {}
-    return path, restore(path, model, data.state(), groups, lora_base)
+    return path, {}
 
 
 def _saver(
