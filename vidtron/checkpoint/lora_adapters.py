@@ -61,7 +61,7 @@ def paired(halves: Mapping[tuple[str, str], Tensor], alpha_of: Callable[[str, in
     Raises:
         CheckpointError: a half is missing, or two do not fit each other.
     """
-    names = sorted({name for name, _ in halves}, key=split)
+    names = sorted({name for name, _ in halves}, key=_place)
     lonely = [f"{name}.{half}" for name in names for half in "AB" if (name, half) not in halves]
     if lonely:
         raise CheckpointError(f"{path}: incomplete adapters; missing: {', '.join(lonely)}")
@@ -96,6 +96,11 @@ def split(name: str) -> tuple[int, str]:
     if match is None or match[2] not in BY_OURS:
         raise CheckpointError(f"{name}: no name of an adapter")
     return int(match[1]), match[2]
+
+
+def _place(name: str) -> tuple[int, int]:
+    layer, ours = split(name)
+    return layer, list(BY_OURS).index(ours)
 
 
 def diffusers_module(name: str) -> str:

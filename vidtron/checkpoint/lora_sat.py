@@ -6,9 +6,10 @@ Alpha stands in the YAML of the run; SAT's configurations leave it at 1.
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,15 +37,7 @@ _BY_SAT = {target.sat: target for target in TARGETS if target.sat is not None}
 def read_sat(path: Path, trust_pickle: bool) -> Adapters:
     """The adapters in a SAT folder or `.pt` file. Raises CheckpointError."""
     file = _file_in(path)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=not trust_pickle, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file}: holds more than tensors and plain values, and reading it could run code: {error}; accepted: "
-            "--trust-pickle if you trust who wrote it"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{file}: damaged or not a torch file: {error}") from error
+    content = _opened(file, trust_pickle)
     module = content.get("module", content)
     halves: dict[tuple[str, str], Tensor] = {}
     unknown = []
@@ -60,6 +53,22 @@ def read_sat(path: Path, trust_pickle: bool) -> Adapters:
     refuse_unknown(unknown, file)
     alpha = float(content.get("lora_alpha", SAT_ALPHA))
     return paired(halves, lambda name, rank: alpha, file)
+
+
+def _opened(file: Path, trust_pickle: bool) -> dict[str, Any]:
+    try:
+        # Files of torch before 1.6 are no zip archives and cannot be mapped.
+        return torch.load(file, map_location="cpu", weights_only=not trust_pickle, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(f"{file}: damaged or not a torch file: {error}") from error
+        code = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        raise CheckpointError(
+            f"{file}: holds more than tensors and plain values, and reading {code or 'it'} could run code; accepted: "
+            "--trust-pickle if you trust who wrote it"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{file}: damaged or not a torch file: {error}") from error
 
 
 def _file_in(path: Path) -> Path:
