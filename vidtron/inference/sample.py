@@ -34,6 +34,8 @@ class SamplingConfig:
 
     load: Path
     """Run folder (its latest checkpoint) or one iter_* folder."""
+    lora_base: Path | None = None
+    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
     sampling_steps: int = 50
     """Evaluations of the network for one video."""
     guidance_scale: float = 6.0
@@ -74,6 +76,7 @@ def configuration_of(load: Path) -> RunConfig:
 def check(config: SamplingConfig, run: RunConfig, world: World) -> list[str]:
     """What of a sampling configuration cannot work for the run it loads."""
     errors = registry.family_of(run.model).check(run, world)
+    errors += checkpoint.base_errors(checkpoint_of(config.load), config.lora_base)
     if config.sampling_steps < 1:
         errors.append(f"--sampling-steps {config.sampling_steps}: accepted: 1 or more")
     if registry.family_of(run.model).image_conditioned(run.network):
@@ -94,7 +97,7 @@ class VideoSampler:
         self.config, self.run, self.groups = config, run, groups
         family = registry.family_of(run.model)
         chunks = build_chunks(family, run, groups)
-        checkpoint.load_with_base(checkpoint_of(config.load), chunks, None, None, groups, run.adaptation.lora_base)
+        checkpoint.load_with_base(checkpoint_of(config.load), chunks, None, None, groups, config.lora_base)
         self.denoiser = Denoiser(chunks, groups, sequence_length=family.sequence_length(run))
         self.schedule = ZeroTerminalSNRSchedule(run.objective.noise_shift)
         self.latent_shape = family.latent_shape(run)

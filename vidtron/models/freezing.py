@@ -8,6 +8,7 @@ from typing import Any
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from torch import nn
 
+from vidtron.config.errors import ConfigurationError
 from vidtron.config.lora import AdaptationConfig
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
@@ -66,5 +67,15 @@ def freeze(chunk: nn.Module, adaptation: AdaptationConfig) -> None:
 def _let_bias_train(module: Any) -> None:
     """mcore's linear map with a frozen weight gives a bias that it adds itself no gradient
     (tensor_parallel/layers.py, LinearWithFrozenWeight): then whoever calls it adds the bias."""
-    if isinstance(module, ColumnParallelLinear) and module.bias is not None:
-        module.skip_bias_add |= module.bias.requires_grad and not module.weight.requires_grad
+    bias = getattr(module, "bias", None)
+    if bias is None or not bias.requires_grad or module.weight.requires_grad:
+        return
+    if isinstance(module, ColumnParallelLinear):
+        module.skip_bias_add = True
+    elif not getattr(module, "te_return_bias", True):
+        raise ConfigurationError(
+            [
+                "--train-only: trains the bias of a linear map and not its weight, which Transformer Engine's layers "
+                "do not; accepted: both, or --transformer-impl local"
+            ]
+        )

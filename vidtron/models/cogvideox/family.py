@@ -95,8 +95,12 @@ class CogVideoXFamily:
         return padded_length(self.tokens_per_sample(run), multiple)
 
     def flops_per_sample(self, run: RunConfig) -> float:
-        """Model FLOPs of forward and backward pass, recomputation not counted."""
-        return training_flops(run.network, self.latent_shape(run))
+        """Model FLOPs of forward and backward pass, recomputation and gradients of frozen matrices not counted."""
+        adaptation = run.adaptation
+        if adaptation.lora_rank is None and not adaptation.freeze and not adaptation.train_only:
+            return training_flops(run.network, self.latent_shape(run))
+        trained = freezing.trained_names(self.parameter_names(run), adaptation)
+        return training_flops(run.network, self.latent_shape(run), trained, adaptation.lora_rank or 0)
 
     def image_conditioned(self, network: CogVideoXConfig) -> bool:
         """Whether training needs an image condition."""
