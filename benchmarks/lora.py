@@ -1,9 +1,10 @@
 """A training step of all weights, and of adapters beside frozen ones, in turns, in one process.
 
-    OMP_NUM_THREADS=2 python benchmarks/lora.py
+    OMP_NUM_THREADS=1 python benchmarks/lora.py
 
-Seconds of a step (forward, backward, clipping, AdamW), and what a run holds besides the weights: gradients and
-optimizer state, and the tensors kept for the backward pass.
+Processor seconds of a step (forward, backward, clipping, AdamW), which other programs on the machine lengthen less
+than they do its duration; and what a run holds besides the weights: gradients and optimizer state, and the tensors
+kept for the backward pass.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def prepared(flags: dict[str, Any], groups: Groups) -> tuple[Callable[[], None],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3)
     arguments = parser.parse_args()
     run = run_config(NETWORK, **CLIP)
     with initialized(run, World.from_environment()) as groups:
@@ -78,10 +79,10 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in cases}
         for number in range(arguments.steps + 1):
             for name, (step, _, _) in cases.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 step()
                 if number:  # the first warms up
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(time.process_time() - start)
     medians = {name: statistics.median(values) for name, values in times.items()}
     print("# Adapters beside frozen weights\n")
     print(describe_machine())
@@ -89,7 +90,7 @@ def main() -> None:
         f"hidden {NETWORK.hidden_size}, {NETWORK.num_layers} layers, {family_of(run.model).tokens_per_sample(run)} "
         f"tokens, rank 16, fp32, {torch.get_num_threads()} threads, median of {arguments.steps} steps\n"
     )
-    print("| trained | seconds | of all weights | gradients and moments, MiB | kept for backward, MiB |")
+    print("| trained | processor seconds | of all weights | gradients and moments, MiB | kept for backward, MiB |")
     print("| --- | --- | --- | --- | --- |")
     for name, (_, held, saved) in cases.items():
         ratio = medians[name] / medians["all weights"]
