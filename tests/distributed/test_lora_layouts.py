@@ -18,9 +18,10 @@ RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "re
 CASES = {
     "TP2+SP recomputed": (LAYOUTS["TP2+SP"], RECOMPUTE),
     "PP2": (LAYOUTS["PP2"], {"micro_batch_size": 2}),
+    "DP2 overlapped": (LAYOUTS["DP2 overlapped"], {}),
     "TP2 x CP2": (Layout(4, {"tensor_model_parallel_size": 2, "context_parallel_size": 2}), {}),
 }
-"""The first two with the distributed optimizer."""
+"""The first three with the distributed optimizer."""
 
 
 @pytest.fixture(scope="module")

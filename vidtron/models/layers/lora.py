@@ -54,6 +54,10 @@ class Pair(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, inputs, dtype=dtype))
         self.B = nn.Parameter(torch.empty(outputs, rank, dtype=dtype))
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """A and B. By a call: --overlap-param-gather waits for a module's weights when the module is called."""
+        return self.A, self.B
+
 
 class LoraLinear(MegatronModule):
     """The adapters of one linear map, a `Pair` for each adapted part of its output."""
@@ -105,18 +109,20 @@ class LoraLinear(MegatronModule):
         Raises:
             ValueError: dropout is on and nobody says which samples these are.
         """
-        pairs: list[Any] = [self.get_submodule(part) for part in self.parts]
+        pairs = [self.get_submodule(part)() for part in self.parts]
         scale = self.scale
         if self.training and self.dropout > 0:
             masks = self._masks(x_SBI, samples)
             scale /= 1 - self.dropout
-            low_SBR = torch.cat([_dropped_linear(x_SBI, p.A, mask) for p, mask in zip(pairs, masks, strict=True)], -1)
+            low_SBR = torch.cat(
+                [_dropped_linear(x_SBI, A, mask) for (A, _), mask in zip(pairs, masks, strict=True)], -1
+            )
         else:
-            low_SBR = F.linear(x_SBI, torch.cat([pair.A for pair in pairs]) if len(pairs) > 1 else pairs[0].A)
+            low_SBR = F.linear(x_SBI, torch.cat([A for A, _ in pairs]) if len(pairs) > 1 else pairs[0][0])
         low_SBR = self._exchanged(low_SBR * scale)
         return {
-            part: F.linear(low, pair.B)
-            for part, pair, low in zip(self.parts, pairs, low_SBR.split(self.rank, dim=-1), strict=True)
+            part: F.linear(low, B)
+            for part, (_, B), low in zip(self.parts, pairs, low_SBR.split(self.rank, dim=-1), strict=True)
         }
 
     def _exchanged(self, low_SBR: Tensor) -> Tensor:
