@@ -63,12 +63,10 @@ def saved_bytes(layers: int, layout: dict[str, Any], samples: int) -> int:
         if not groups.is_first_stage or len(model.chunks) > 1:
             raise ValueError("memory is counted on one chunk of the first stage")
         chunk.train()
-        saved = SavedTensors()
-        with saved.watching():
+        with SavedTensors() as saved:
             output = chunk(noisy_BTCHW=batch.noisy, timesteps_B=batch.timesteps, text_BLE=batch.text)
         parameters = list(chunk.parameters())
-        size = saved.bytes([*parameters, *(p.data for p in parameters), batch.noisy, batch.text])
-        del output
+        size = saved.bytes([*parameters, *(p.data for p in parameters), batch.noisy, batch.text, output])
     return size
 
 
@@ -94,10 +92,9 @@ def diffusers_saved_bytes(samples: int) -> int:
         run = run_config(network, **CLIP)
         model, batch = diffusers_network(run), SyntheticBatch.of(run, samples)
         inputs = diffusers_step_inputs(run, batch)
-        saved = SavedTensors()
-        with saved.watching():
-            model(**inputs)
-        tensors = [*model.parameters(), *(t for t in inputs.values() if isinstance(t, torch.Tensor))]
+        with SavedTensors() as saved:
+            output = model(**inputs)[0]
+        tensors = [output, *model.parameters(), *(t for t in inputs.values() if isinstance(t, torch.Tensor))]
         sizes.append(saved.bytes(tensors))
     return (sizes[1] - sizes[0]) // 2
 

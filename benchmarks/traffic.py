@@ -2,37 +2,37 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
-class SavedTensors:
-    """Memory that the backward pass holds after a forward pass, parameters and inputs not counted."""
+class SavedTensors(TorchDispatchMode):
+    """Memory that is still held after what ran inside: between a forward and a backward pass, what the latter needs.
+
+    Every storage that an operation makes is noticed by a weak reference, whoever keeps it.
+    """
 
     def __init__(self) -> None:
-        self._kept: list[Tensor] = []
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Notice every tensor that an operation saves."""
-
-        def pack(tensor: Tensor) -> Tensor:
-            self._kept.append(tensor)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            yield
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return result
 
     def bytes(self, excluded: list[Tensor]) -> int:
-        """Bytes of the distinct storages, as large as they are now: what was given back in between counts nothing."""
+        """Bytes of the distinct storages that live, without those of the `excluded` tensors."""
         known = {tensor.untyped_storage()._cdata for tensor in excluded}
-        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in self._kept}
-        return sum(storage.nbytes() for key, storage in storages.items() if key not in known)
+        return sum(size for key, (ref, size) in self._made.items() if key not in known and not ref.expired())
 
 
 def _bytes(tensors: Any) -> int:

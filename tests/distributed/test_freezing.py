@@ -128,3 +128,22 @@ def test_bf16_adapters_resume(pool, shards, tmp_path, base):
     masters = [name for name in state if name.startswith("optimizer.state.param.")]
     assert masters
     assert all(is_adapter(name) for name in masters)
+
+
+def test_averages_of_adapters_alone(pool, shards, tmp_path, base):
+    """They go on with the adapters, on another layout, one of whose stages trains nothing."""
+    flags = {"ema_decay": [0.5], "lora_rank": 2, "freeze": ["decoder.layers.[01].*"]}
+    start = {"load": base, "finetune": True}
+    run_once(pool, shards, tmp_path / "whole", Layout(1, {}), **flags, **start)
+    shared = {**flags, **LORA, "exit_interval": 2}
+    run_once(pool, shards, tmp_path / "run", LAYOUTS["TP2+SP"], **shared, **start)
+    run_once(pool, shards, tmp_path / "run", LAYOUTS["PP2"], **shared, load=tmp_path / "run")
+    whole, alone = latest(tmp_path / "whole"), latest(tmp_path / "run")
+    (average,) = checkpoint.averages_in(alone)
+    expected, averaged = (read_full_state(path, average=average) for path in (whole, alone))
+    assert averaged
+    assert all(is_adapter(name) for name in averaged)
+    weights = read_full_state(alone)
+    for name, values in averaged.items():
+        assert (values - expected[name]).norm() < 1e-2 * expected[name].norm() + 1e-7, name
+        assert torch.equal(values, weights[name]) == (name.split(".")[2] in "01"), name

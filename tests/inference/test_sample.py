@@ -12,7 +12,8 @@ from tests.distributed.layouts import small_run
 from vidtron import training
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.world import World
-from vidtron.inference.sample import SamplingConfig, VideoSampler, configuration_of, sample
+from vidtron.inference.sample import SamplingConfig, configuration_of, load_sampler, sample
+from vidtron.inference.sampling import SamplerConfig
 from vidtron.inference.video_io import read_video
 from vidtron.parallel import initialized
 
@@ -24,17 +25,19 @@ PROMPTS = ["moving colours, number 1", "moving colours, number 2", "nothing at a
 def trained(shards, tmp_path_factory):
     """Run folder of a network that has taken a few steps."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    training.run(small_run(shards, save=folder, lr=1e-2), World.from_environment())
+    training.run(small_run(shards, save=folder, lr=1e-2, ema_decay=[0.9]), World.from_environment())
     return folder
 
 
-def sampled_latents(rank: int, load: Path, parallel: ParallelConfig, guidance: float) -> torch.Tensor:
+def sampled_latents(
+    rank: int, load: Path, parallel: ParallelConfig, guidance: float, ema: str | None = None
+) -> torch.Tensor:
     """Job: latents of the second prompt."""
-    config = SamplingConfig(load, sampling_steps=3, guidance_scale=guidance, parallel=parallel)
+    config = SamplingConfig(load, sampling_steps=3, guidance_scale=guidance, ema=ema, parallel=parallel)
     run = dataclasses.replace(configuration_of(load), parallel=parallel)
     run.training.global_batch_size = None
     with initialized(run, World.from_environment()) as groups:
-        return VideoSampler(config, run, groups).latents(PROMPTS[1], number=1)
+        return load_sampler(config, run, groups).latents(PROMPTS[1], number=1)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -54,6 +57,23 @@ def test_latents_are_the_same_under_every_layout(pool, trained, parallel, guidan
         torch.testing.assert_close(latents, alone, rtol=0, atol=1e-4)
 
 
+def noisily_sampled_latents(rank: int, load: Path, parallel: ParallelConfig) -> torch.Tensor:
+    """Job: latents of the second prompt by CogVideoX's own sampler, which adds noise in every step."""
+    method = SamplerConfig(sampler="dpmpp-2m-sde", sampler_table="sat", guidance="dynamic")
+    config = SamplingConfig(load, sampling_steps=3, guidance_scale=6.0, method=method, parallel=parallel)
+    run = dataclasses.replace(configuration_of(load), parallel=parallel)
+    run.training.global_batch_size = None
+    with initialized(run, World.from_environment()) as groups:
+        return load_sampler(config, run, groups).latents(PROMPTS[1], number=1)
+
+
+@pytest.mark.parametrize("parallel", [ParallelConfig(tensor_model_parallel_size=2), ParallelConfig()])
+def test_added_noise_is_the_same_under_every_layout(pool, trained, parallel):
+    alone = pool.run(noisily_sampled_latents, 1, trained, ParallelConfig())[0]
+    for latents in pool.run(noisily_sampled_latents, 2, trained, parallel):
+        torch.testing.assert_close(latents, alone, rtol=0, atol=1e-4)
+
+
 def test_adapters_are_sampled_on_their_base(pool, shards, trained, tmp_path):
     """The same from a checkpoint of everything and from one of adapters alone."""
     flags = {"load": trained, "finetune": True, "lora_rank": 2, "lr": 1e-2}
@@ -69,6 +89,11 @@ def test_adapters_are_sampled_on_their_base(pool, shards, trained, tmp_path):
 def test_guidance_and_number_of_the_prompt_matter(pool, trained):
     plain, guided = (pool.run(sampled_latents, 1, trained, ParallelConfig(), scale)[0] for scale in (1.0, 4.0))
     assert (plain - guided).abs().max() > 1e-3
+
+
+def test_averaged_weights_are_sampled(pool, trained):
+    plain, averaged = (pool.run(sampled_latents, 1, trained, ParallelConfig(), 1.0, ema)[0] for ema in (None, "0.9"))
+    assert 1e-3 < (plain - averaged).abs().max() < 10
 
 
 def delivered(rank: int, load: Path) -> list[tuple[int, str, tuple[int, ...]]]:
@@ -102,9 +127,14 @@ def test_tool_writes_videos(trained, tmp_path):
 
 
 def test_tool_refuses_with_every_mistake_named(trained, tmp_path):
-    done = run_tool("--load", trained, "--sampling-steps", 0, "--tensor-model-parallel-size", 3)
+    done = run_tool("--load", trained, "--sampling-steps", 0, "--tensor-model-parallel-size", 3, "--ema", 0.99)
     assert done.returncode == 2
-    for flag in ("--sampling-steps 0", "--tensor-model-parallel-size 3", "--prompt: missing"):
+    for flag in (
+        "--sampling-steps 0",
+        "--tensor-model-parallel-size 3",
+        "--prompt: missing",
+        "--ema 0.99: not in the checkpoint; accepted: 0.9",
+    ):
         assert flag in done.stderr + done.stdout
     done = run_tool("--load", tmp_path, "--prompt", "x")
     assert done.returncode == 2 and "no complete checkpoint" in done.stderr + done.stdout

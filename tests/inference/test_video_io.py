@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vidtron.inference.video_io import contact_sheet, psnr, read_video, to_uint8, write_video
+from vidtron.inference.video_io import contact_sheet, frame_grid, psnr, read_video, to_uint8, write_video
 
 
 def moving_bar(frames: int, height: int, width: int) -> torch.Tensor:
@@ -82,3 +82,12 @@ def test_to_uint8_clamps_and_rounds() -> None:
     frames_TCHW = to_uint8(video_CTHW)
     assert frames_TCHW.shape == (6, 3, 1, 6)
     assert frames_TCHW[0, 0, 0].tolist() == [0, 0, 128, 255, 255, 255]
+
+
+def test_a_grid_of_frames_in_reading_order() -> None:
+    frames_TCHW = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 3, 2, 2)
+    grid_CHW = frame_grid(frames_TCHW, columns=3, rows=2)
+    assert grid_CHW.shape == (3, 4, 6)
+    assert grid_CHW[0, ::2, ::2].tolist() == [[0, 2, 3], [5, 6, 8]]
+    short_CHW = frame_grid(frames_TCHW[1:3], columns=3, rows=1)
+    assert short_CHW[0, 0].tolist() == [1, 1, 2, 2, 0, 0]

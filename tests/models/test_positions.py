@@ -14,7 +14,7 @@ TABLES = load_file(Path(__file__).parents[1] / "reference" / "data" / "positions
 
 def table(*grid_and_width):
     rotary = rotary_table(angles_3d(*grid_and_width), torch.float32, torch.device("cpu"))
-    return rotary, rotary.cos.flatten(1), rotary.sin.flatten(1)
+    return rotary, *(part.flatten(1).repeat_interleave(2, dim=1) for part in (rotary.turns.real, rotary.turns.imag))
 
 
 def test_sincos():

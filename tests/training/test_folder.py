@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from vidtron.checkpoint import folder_name
 from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.training.folder import check_folders, cut_metrics, prepare
 
@@ -97,3 +98,12 @@ def test_overwrite_deletes_this_run_only(run):
     (run / "notes.txt").write_text("mine")
     prepare(run, overwrite=True, iteration=0, config_yaml="")
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "notes.txt"]
+
+
+def test_videos_of_steps_that_will_run_again_go(tmp_path):
+    for iteration in (1, 2, 3):
+        (tmp_path / "samples" / folder_name(iteration)).mkdir(parents=True)
+    prepare(tmp_path, overwrite=False, iteration=2, config_yaml="")
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [folder_name(1), folder_name(2)]
+    prepare(tmp_path, overwrite=True, iteration=0, config_yaml="")
+    assert not (tmp_path / "samples").exists()

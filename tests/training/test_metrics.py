@@ -1,6 +1,6 @@
 import pytest
 
-from vidtron.training.metrics import Costs, Peak, line, model_tflops_per_device, peak, throughput
+from vidtron.training.metrics import Costs, Peak, curves, line, model_tflops_per_device, peak, throughput
 
 
 def test_model_tflops():
@@ -58,3 +58,20 @@ def test_lines():
     assert "evaluation after step 3 | loss 0.2500" in line(
         {"kind": "eval", "iteration": 3, "loss": 0.25, "seconds": 1.0}, 10
     )
+    assert "evaluation of EMA 0.9 after step 3 | loss 0.2500" in line(
+        {"kind": "eval", "iteration": 3, "weights": "0.9", "loss": 0.25, "seconds": 1.0}, 10
+    )
+    sample = {"kind": "sample", "iteration": 3, "weights": "0.9", "file": "samples/a.mp4", "prompt": "a cat"}
+    assert line(sample, 10) == "sample of EMA 0.9 after step 3 | samples/a.mp4 | a cat"
+
+
+def test_curves():
+    row = {"kind": "eval", "iteration": 3, "weights": "model", "loss": 0.25, "seconds": 1.0}
+    assert curves(row) == {"eval/loss": 0.25, "eval/seconds": 1.0}
+    row |= {"weights": "power_0.1", "sigma_edges": [0.1, 0.25, 1.0], "sigma_losses": [0.75, 0.5]}
+    assert curves(row) == {
+        "eval_power_0.1/loss": 0.25,
+        "eval_power_0.1/seconds": 1.0,
+        "eval_power_0.1/loss_sigma_0.1_0.25": 0.75,
+        "eval_power_0.1/loss_sigma_0.25_1": 0.5,
+    }

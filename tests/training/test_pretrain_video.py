@@ -25,6 +25,18 @@ def refused(capsys, *arguments: str) -> list[str]:
     return [line.removeprefix("error: ") for line in lines]
 
 
+def test_prompts_that_cannot_be_sampled(capsys, tmp_path):
+    flags = ("--data-path", str(tmp_path), "--save", str(tmp_path / "run"), "--eval-interval", "5")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    for arguments, message in (
+        (("--validation-prompts-file", str(tmp_path / "none.txt")), "No such file"),
+        (("--validation-prompts-file", str(tmp_path / "empty.txt")), "no prompts in it; accepted: a text file"),
+        (("--validation-sampling-steps", "1000"), "1000 sampling steps; accepted: 1 to 999"),
+        (("--validation-prompts", "a", "b", "--in-channels", "32"), "an image-to-video model needs images as well"),
+    ):
+        assert any(message in error for error in refused(capsys, *flags, *arguments))
+
+
 def test_everything_is_named_at_once(capsys, tmp_path):
     errors = refused(
         capsys, "--height", "100", "--tensor-model-parallel-size", "3", "--train-iters", "0",

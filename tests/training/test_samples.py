@@ -34,6 +34,11 @@ class LengthText:
         return torch.tensor([[[len(caption)] * 5] * 3 for caption in captions], dtype=torch.float32)
 
 
+class LengthAndOne(LengthText):
+    def encode(self, captions):
+        return super().encode(captions) + 1
+
+
 def clip(position=7, caption="four"):
     frames = torch.randint(0, 256, (FRAMES, 3, 16, 24), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     return SimpleNamespace(position=position, key="a", caption=caption, frames_TCHW=frames)
@@ -129,3 +134,32 @@ def test_wrong_size_names_the_sample():
         maker(latents=(2, 2, 2, 3)).make(clip())
     with pytest.raises(ValueError, match="sample a"):
         maker(latents=(4, 2, 4, 3)).make(clip())
+
+
+def test_dropped_text_may_be_that_of_an_empty_prompt():
+    empty = maker(text_dropout=1.0, null_text="empty-prompt")
+    empty.text_encoder = LengthAndOne()
+    assert made(empty)["text"].unique().tolist() == [1.0]
+
+
+def test_offset_noise_is_one_number_a_sample():
+    plain, offset = made(maker())["noise"], made(maker(offset_noise=0.1))["noise"]
+    number = torch.randn((), generator=sample_generator(3, 7, "offset_noise"))
+    torch.testing.assert_close(offset, plain + 0.1 * number)
+
+
+def test_options_of_the_image_condition():
+    def image(**flags):
+        return made(maker(image=True, image_noise=False, **flags))["image_latents"]
+
+    plain = image()
+    torch.testing.assert_close(image(image_latent_scale="unscaled"), plain / 0.5)
+    torch.testing.assert_close(image(image_latent_scale="inverted"), plain / 0.25)
+    everywhere = image(image_latent_frames="all")
+    assert torch.equal(everywhere, plain[:1].expand(4, -1, -1, -1))
+    noisy = made(maker(image=True))["image_latents"]
+    assert not torch.equal(noisy[0], plain[0])
+    quiet = maker(image=True, image_noise=False)
+    made(quiet)
+    video, condition = quiet.autoencoder.seen
+    assert torch.equal(condition, video[:, :1])

@@ -1,32 +1,38 @@
+from functools import partial
+
 import torch
 
+from vidtron.diffusion.density import Uniform, timesteps_at
+from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.training.evaluate import even_timesteps
 from vidtron.training.sources import TimestepDraws
 
+UNIFORM = partial(timesteps_at, Uniform(), ZeroTerminalSNRSchedule())
+
 
 def test_stratified_batch_has_one_draw_in_each_part():
-    draws = TimestepDraws(seed=1, num_timesteps=1000, stratified=True)
+    draws = TimestepDraws(1, UNIFORM, stratified=True)
     for consumed in (0, 10, 20):
         timesteps = draws(consumed, 10, range(consumed, consumed + 10))
         assert sorted((timesteps // 100).int().tolist()) == list(range(10))
 
 
 def test_stratified_parts_are_dealt_out_anew():
-    draws = TimestepDraws(seed=1, num_timesteps=1000, stratified=True)
+    draws = TimestepDraws(1, UNIFORM, stratified=True)
     parts = [(draws(consumed, 10, range(consumed, consumed + 10)) // 100).tolist() for consumed in (0, 10, 20)]
     assert len({tuple(part) for part in parts}) == 3
 
 
 def test_a_sample_alone_gets_what_it_gets_in_the_batch():
     for stratified in (True, False):
-        draws = TimestepDraws(seed=1, num_timesteps=1000, stratified=stratified)
+        draws = TimestepDraws(1, UNIFORM, stratified=stratified)
         whole = draws(20, 10, range(20, 30))
         alone = [draws(20, 10, [position]).item() for position in (29, 20, 25)]
         assert alone == whole[[9, 0, 5]].tolist()
 
 
 def test_independent_draws_do_not_look_at_the_batch():
-    draws = TimestepDraws(seed=1, num_timesteps=1000, stratified=False)
+    draws = TimestepDraws(1, UNIFORM, stratified=False)
     assert torch.equal(draws(0, 100, [7, 8]), draws(5, 4, [7, 8]))
     timesteps = draws(0, 2000, range(2000))
     assert timesteps.dtype == torch.float32
@@ -36,7 +42,7 @@ def test_independent_draws_do_not_look_at_the_batch():
 
 
 def test_seeds_differ():
-    first, second = (TimestepDraws(seed, 1000, stratified=True)(0, 8, range(8)) for seed in (1, 2))
+    first, second = (TimestepDraws(seed, UNIFORM, stratified=True)(0, 8, range(8)) for seed in (1, 2))
     assert not torch.equal(first, second)
 
 

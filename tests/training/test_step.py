@@ -1,7 +1,11 @@
 import pytest
 import torch
 
+from vidtron.diffusion.continuous import EDMSchedule
+from vidtron.diffusion.objective import Objective
+from vidtron.diffusion.parameterization import EDM
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.diffusion.weighting import EDMWeighting
 from vidtron.training.batches import MicroBatch
 from vidtron.training.step import ForwardStep
 
@@ -41,7 +45,7 @@ def schedule():
 
 def test_loss_is_the_mean_squared_error_of_the_velocity(schedule):
     batch, chunk = micro_batch(), Chunk()
-    output, loss_of = ForwardStep(schedule, torch.float32)(iter([batch]), chunk)
+    output, loss_of = ForwardStep(Objective(schedule), torch.float32)(iter([batch]), chunk)
     alpha = schedule.alpha_table[[999, 257]].view(2, 1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
     noisy = alpha * batch.latents_BTCHW + sigma * batch.noise_BTCHW
@@ -59,7 +63,7 @@ def test_loss_is_the_mean_squared_error_of_the_velocity(schedule):
 def test_the_schedule_may_scale_the_loss_in_place(schedule):
     # pipeline_parallel/schedules.py does: output_tensor *= cp_group_size; output_tensor /= num_microbatches.
     chunk = Chunk()
-    output, loss_of = ForwardStep(schedule, torch.float32)(iter([micro_batch()]), chunk)
+    output, loss_of = ForwardStep(Objective(schedule), torch.float32)(iter([micro_batch()]), chunk)
     loss, report = loss_of(output)
     before = report["losses_B"].clone()
     loss *= 2
@@ -71,12 +75,27 @@ def test_the_schedule_may_scale_the_loss_in_place(schedule):
 def test_bf16_keeps_the_timesteps(schedule):
     chunk = Chunk()
     image = torch.randn(SHAPE)
-    ForwardStep(schedule, torch.bfloat16)(iter([micro_batch(image=image)]), chunk)
+    ForwardStep(Objective(schedule), torch.bfloat16)(iter([micro_batch(image=image)]), chunk)
     assert chunk.arguments["timesteps_B"].tolist() == [999.0, 257.0]  # 257 is no bf16 number
     assert {chunk.arguments[name].dtype for name in ("noisy_BTCHW", "text_BLE", "image_latents")} == {torch.bfloat16}
 
 
 def test_text_to_video_has_no_image(schedule):
     chunk = Chunk()
-    ForwardStep(schedule, torch.float32)(iter([micro_batch()]), chunk)
+    ForwardStep(Objective(schedule), torch.float32)(iter([micro_batch()]), chunk)
     assert chunk.arguments["image_latents"] is None
+
+
+def test_edm_scales_what_the_network_sees():
+    objective = Objective(EDMSchedule(), EDM(0.5), EDMWeighting(0.5))
+    timesteps = objective.schedule.timestep_of_ratio(torch.tensor([0.3, 7.0])).float()
+    batch, chunk = micro_batch(timesteps.tolist()), Chunk()
+    output, loss_of = ForwardStep(objective, torch.float32)(iter([batch]), chunk)
+    sigma = torch.tensor([0.3, 7.0]).view(2, 1, 1, 1, 1)
+    c_in = (sigma**2 + 0.25).rsqrt()
+    noisy = batch.latents_BTCHW + sigma * batch.noise_BTCHW
+    torch.testing.assert_close(chunk.arguments["noisy_BTCHW"], c_in * noisy)
+    denoised = 0.25 * c_in**2 * noisy + 0.5 * sigma * c_in * output
+    weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+    expected_B = (weight * (denoised - batch.latents_BTCHW) ** 2).mean(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(loss_of(output)[1]["losses_B"], expected_B, rtol=1e-4, atol=0)

@@ -40,17 +40,17 @@ def train_with_nan(rank: int, run, position: int):
     """Job: the first forward pass over one sample gives NaN, on the ranks that compute its loss."""
     original, seen = ForwardStep.micro_batch_loss, []
 
-    def broken(batch, alpha, sigma, output):
+    def broken(self, batch, output):
         if position in batch.positions and not seen:
             seen.append(1)
             output = output * math.nan
-        return original(batch, alpha, sigma, output)
+        return original(self, batch, output)
 
-    ForwardStep.micro_batch_loss = staticmethod(broken)
+    ForwardStep.micro_batch_loss = broken
     try:
         return train(rank, run), len(seen)
     finally:
-        ForwardStep.micro_batch_loss = staticmethod(original)
+        ForwardStep.micro_batch_loss = original
 
 
 def train_with_bad_sample(rank: int, run):

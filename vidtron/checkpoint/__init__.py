@@ -3,20 +3,25 @@
 from vidtron.checkpoint.adapters import (
     base_errors,
     checksums,
+    load_average_with_base,
     load_weights,
     load_with_base,
     record_base,
     take_adapters,
 )
-from vidtron.checkpoint.engine import CheckpointError, CheckpointWriter, load
+from vidtron.checkpoint.averages import AveragedPart, Averages
+from vidtron.checkpoint.engine import CheckpointError, CheckpointWriter, load, load_average
 from vidtron.checkpoint.folders import completed, folder_name, is_complete, iteration_of, latest, prune
-from vidtron.checkpoint.full_state import read_full_state, read_state
+from vidtron.checkpoint.full_state import averages_in, read_full_state, read_state
 from vidtron.checkpoint.state import Part, everything
 
 __all__ = [
+    "AveragedPart",
+    "Averages",
     "CheckpointError",
     "CheckpointWriter",
     "Part",
+    "averages_in",
     "base_errors",
     "checksums",
     "completed",
@@ -26,6 +31,8 @@ __all__ = [
     "iteration_of",
     "latest",
     "load",
+    "load_average",
+    "load_average_with_base",
     "load_weights",
     "load_with_base",
     "prune",

@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 from vidtron.checkpoint import folders
-from vidtron.checkpoint.engine import CheckpointError, load
+from vidtron.checkpoint.averages import Averages
+from vidtron.checkpoint.engine import NO_AVERAGES, CheckpointError, load, load_average
 from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
 from vidtron.checkpoint.lora_adapters import Adapters
-from vidtron.checkpoint.state import bare
+from vidtron.checkpoint.state import Part, bare, everything
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import Groups, any_rank
@@ -65,6 +66,8 @@ def load_with_base(
     optimizer: Any | None,
     scheduler: Any | None,
     groups: Groups,
+    averages: Averages = NO_AVERAGES,
+    *,
     moved_to: Path | None = None,
 ) -> dict[str, Any]:
     """`load`; where the checkpoint holds adapters alone, the other weights come from their base.
@@ -75,11 +78,25 @@ def load_with_base(
         optimizer: None loads the weights only.
         scheduler: None leaves the schedule.
         groups: the run's process groups.
+        averages: as `load`.
         moved_to: where the base weights lie now, if not where the checkpoint says.
 
     Raises:
         CheckpointError: a checkpoint is not complete or not of this model, or the base weights are missing or others.
     """
+    part = _load_base(path, chunks, groups, moved_to)
+    return load(path, chunks, optimizer, scheduler, groups, averages, part)
+
+
+def load_average_with_base(
+    path: Path, chunks: Sequence[Any], average: str, groups: Groups, *, moved_to: Path | None = None
+) -> dict[str, Any]:
+    """`load_average`, with the base weights where the checkpoint holds adapters alone. Raises CheckpointError."""
+    return load_average(path, chunks, average, groups, _load_base(path, chunks, groups, moved_to))
+
+
+def _load_base(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None) -> Part:
+    """Load the base of a checkpoint of adapters alone; gives the part that is left for the checkpoint itself."""
     if not folders.is_complete(path):
         raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
     errors = base_errors(path, moved_to)
@@ -87,7 +104,7 @@ def load_with_base(
         raise CheckpointError("\n".join(errors))
     record = base_of(path)
     if record is None:
-        return load(path, chunks, optimizer, scheduler, groups)
+        return everything
     base = moved_to or (None if record["path"] is None else Path(record["path"]))
     if base is not None:
         load(base, chunks, None, None, groups, part=is_base)
@@ -101,7 +118,7 @@ def load_with_base(
             f"--load {path}: {source} are not those its adapters were trained on; {len(differing)} of {len(now)} "
             f"tensors differ: {shown}; accepted: the same base weights in the same precision"
         )
-    return load(path, chunks, optimizer, scheduler, groups, part=is_adapter)
+    return is_adapter
 
 
 def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any], groups: Groups) -> dict[str, Any]:
@@ -127,7 +144,7 @@ def load_weights(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Pa
     named = {n.name for chunk in chunks for n in global_names(bare(chunk))}
     stored = folders.is_complete(path) and any(map(is_adapter, tensor_shapes_on_disk(path)))
     if stored or not any(map(is_adapter, named)):
-        load_with_base(path, chunks, None, None, groups, moved_to)
+        load_with_base(path, chunks, None, None, groups, moved_to=moved_to)
     else:
         load(path, chunks, None, None, groups, part=is_base)
 

@@ -5,9 +5,10 @@ other.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
@@ -23,13 +24,31 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 )
 
 from vidtron.checkpoint import folders
-from vidtron.checkpoint.full_state import tensor_shapes_on_disk
-from vidtron.checkpoint.state import Part, content_metadata, everything, restore, sharded_state, tensor_shapes
+from vidtron.checkpoint.average_names import average_of_key
+from vidtron.checkpoint.averages import (
+    Averages,
+    requested_averages,
+    restore_average,
+    sharded_averages,
+    take_average,
+)
+from vidtron.checkpoint.full_state import averages_in, tensor_shapes_on_disk
+from vidtron.checkpoint.state import (
+    Part,
+    content_metadata,
+    everything,
+    model_state,
+    once_each,
+    restore,
+    sharded_state,
+    tensor_shapes,
+)
 from vidtron.checkpoint.writing import adapt_writing
 from vidtron.parallel import Groups, any_rank, barrier
 from vidtron.parallel.mcore_versions import async_save_arguments
 
 _OPTIMIZER_PREFIX = "optimizer."
+NO_AVERAGES: Averages = MappingProxyType({})
 
 
 class CheckpointError(RuntimeError):
@@ -71,6 +90,7 @@ class CheckpointWriter:
         optimizer: Any | None,
         scheduler: Any | None,
         state: dict[str, Any],
+        averages: Averages = NO_AVERAGES,
         part: Part = everything,
     ) -> None:
         """Save the run after `iteration` steps; with `async_save`, only begin to.
@@ -81,11 +101,14 @@ class CheckpointWriter:
             optimizer: megatron-core's optimizer.
             scheduler: megatron-core's `OptimizerParamScheduler`.
             state: plain numbers, strings, lists and dicts, the same on all ranks.
+            averages: of the weights, as this rank holds them.
             part: the weights to save, with all that is trained among them.
         """
         self.finalize()
         unfinished = self._begin(iteration)
         content = sharded_state(chunks, optimizer, self.groups, is_loading=False, part=part)
+        content["ema"] = sharded_averages(averages, model_state(content, chunks))
+        content = once_each(content)
         content["state"] = state
         if scheduler is not None:
             content["scheduler"] = scheduler.state_dict()
@@ -141,6 +164,7 @@ def load(
     optimizer: Any | None,
     scheduler: Any | None,
     groups: Groups,
+    averages: Averages = NO_AVERAGES,
     part: Part = everything,
 ) -> dict[str, Any]:
     """Load a checkpoint, saved on any layout, into model, optimizer and scheduler; returns the plain state.
@@ -151,32 +175,75 @@ def load(
         optimizer: None loads the weights only.
         scheduler: None leaves the schedule.
         groups: the run's process groups.
+        averages: of the weights, to be loaded too; other averages in the checkpoint are left out.
         part: the weights to load; the others keep their values, and are left out where the checkpoint has them.
 
     Raises:
         CheckpointError: it is not complete, or does not have the tensors of this run; the message names them all.
     """
-    if not folders.is_complete(path):
-        raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
     request = sharded_state(chunks, optimizer, groups, is_loading=True, part=part)
-    _check_tensors(path, request, groups, part, with_optimizer=optimizer is not None)
+    averages_request = requested_averages(averages, model_state(request, chunks))
+    _check_tensors(path, [request, averages_request], groups, averages, part, with_optimizer=optimizer is not None)
+    for average, parts in averages.items():
+        for tensor in averages_request[average].values():
+            tensor.init_data("cpu")
+        # A rank that trains nothing asks for nothing, and mcore leaves what is empty out.
+        restore_average(_read(path, {"ema": averages_request.pop(average)}, groups).get("ema", {}), parts)
+    loaded = _read(path, request, groups)
+    restore(loaded, chunks, optimizer, scheduler, part)
+    return loaded["state"]
+
+
+def load_average(
+    path: Path, chunks: Sequence[Any], average: str, groups: Groups, part: Part = everything
+) -> dict[str, Any]:
+    """Load an average of the weights in place of the weights, for sampling; returns the plain state.
+
+    Weights that were not trained have no average and are loaded themselves.
+
+    Args:
+        path: an `iter_*` folder.
+        chunks: this rank's model chunks, wrapped or bare.
+        average: its name, as `averages_in` gives it.
+        groups: the run's process groups.
+        part: the weights to load.
+
+    Raises:
+        CheckpointError: it is not complete, does not have the average, or is of another model.
+    """
+    request = sharded_state(chunks, None, groups, is_loading=True, part=part)
+    _check_tensors(path, request, groups, NO_AVERAGES, part, with_optimizer=False)
+    known = averages_in(path)
+    if average not in known:
+        raise CheckpointError(f"{path}: no average {average}; accepted: {', '.join(known) or 'none, it has no EMA'}")
+    take_average(request, average, tensor_shapes_on_disk(path).keys())
+    loaded = _read(path, request, groups)
+    restore(loaded, chunks, None, None, part)
+    return loaded["state"]
+
+
+def _read(path: Path, request: dict[str, Any], groups: Groups) -> dict[str, Any]:
+    """What is asked for, in place of the sharded tensors that ask for it."""
     strategy: Any = TorchDistLoadShardedStrategy()
     if groups.dp_cp.size() > 1:
         strategy = FullyParallelLoadStrategyWrapper(strategy, groups.dp_cp)
     with warnings.catch_warnings():
         # megatron-core 0.16.1 calls torch's function by its old name (strategies/torch.py:799).
         warnings.filterwarnings("ignore", message="`load_state_dict` is deprecated", category=FutureWarning)
-        loaded = dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
-    restore(loaded, chunks, optimizer, scheduler, part)
-    return loaded["state"]
+        return dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
 
 
-def _check_tensors(path: Path, request: dict[str, Any], groups: Groups, part: Part, *, with_optimizer: bool) -> None:
+def _check_tensors(
+    path: Path, request: Any, groups: Groups, averages: Collection[str], part: Part, *, with_optimizer: bool
+) -> None:
     """Compare what all ranks ask for with what is there."""
+    if not folders.is_complete(path):
+        raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
     stored = {
         key: shape
         for key, shape in tensor_shapes_on_disk(path).items()
-        if key.startswith(_OPTIMIZER_PREFIX) or part(key)
+        if (average := average_of_key(key)) in averages
+        or (average is None and (key.startswith(_OPTIMIZER_PREFIX) or part(key)))
     }
     gathered: list[Any] = [None] * groups.world_size
     dist.all_gather_object(gathered, tensor_shapes(request), group=groups.world)

@@ -10,6 +10,7 @@ from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from vidtron.checkpoint.average_names import average_key, average_of_key
 from vidtron.checkpoint.state import Part, everything
 
 _OPTIMIZER_PREFIX = "optimizer."
@@ -21,26 +22,57 @@ def tensor_shapes_on_disk(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(entry.size) for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
 
-def read_full_state(path: Path, *, optimizer: bool = False, part: Part = everything) -> dict[str, torch.Tensor]:
+def averages_in(path: Path) -> list[str]:
+    """Names of the averages of the weights (EMA) in a checkpoint.
+
+    Args:
+        path: an `iter_*` folder.
+    """
+    found = (average_of_key(key) for key in tensor_shapes_on_disk(path))
+    return sorted({average for average in found if average is not None})
+
+
+def read_full_state(
+    path: Path, *, optimizer: bool = False, average: str | None = None, part: Part = everything
+) -> dict[str, torch.Tensor]:
     """The whole model's weights, or a part of them, on the CPU, by global name.
 
     Args:
         path: an `iter_*` folder.
         optimizer: read the optimizer's state as well, under `optimizer.state.*`.
         part: which of all these names to read.
+        average: name of an average that takes the place of the weights, in fp32; those that were not trained stay.
+
+    Raises:
+        ValueError: the checkpoint does not have the average.
     """
     reader = FileSystemReader(path)
-    tensors: dict[str, Any] = {
-        key: torch.empty(entry.size, dtype=entry.properties.dtype)
+    stored = {
+        key: entry
         for key, entry in reader.read_metadata().state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
-        and (optimizer or not key.startswith(_OPTIMIZER_PREFIX))
-        and part(key)
+    }
+    keys = {
+        key: key
+        for key in stored
+        if average_of_key(key) is None and (optimizer or not key.startswith(_OPTIMIZER_PREFIX))
+    }
+    if average is not None:
+        prefix = average_key(average, "")
+        averaged = {key.removeprefix(prefix): key for key in stored if key.startswith(prefix)}
+        if not averaged:
+            raise ValueError(
+                f"{path}: no average {average}; accepted: {', '.join(averages_in(path)) or 'none, no EMA'}"
+            )
+        keys |= averaged
+    keys = {name: key for name, key in keys.items() if part(name)}
+    tensors: dict[str, Any] = {
+        key: torch.empty(stored[key].size, dtype=stored[key].properties.dtype) for key in keys.values()
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         dcp.load(tensors, storage_reader=reader, no_dist=True)
-    return tensors
+    return {name: tensors[key] for name, key in keys.items()}
 
 
 def read_state(path: Path) -> dict[str, Any]:

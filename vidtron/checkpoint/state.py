@@ -81,6 +81,38 @@ def _agree_on_step(optimizer_state: dict[str, Any], groups: Groups) -> None:
                 holder[key] = known
 
 
+def model_state(state: dict[str, Any], chunks: Sequence[Any]) -> dict[str, Any]:
+    """The model's part of a state."""
+    return {key: state[key] for key in model_keys(chunks)}
+
+
+def once_each(state: Any, seen: set[Any] | None = None) -> Any:
+    """A sharded state without what an earlier chunk of the same rank has already: modules that every stage has.
+
+    megatron-core, when it divides the writing over data-parallel ranks, takes a tensor's name and place for its
+    identity, and would have the rank write both copies (strategies/fully_parallel.py:454, 0.16.1).
+
+    Args:
+        state: nested dicts and lists.
+        seen: names and places so far.
+    """
+    known = set() if seen is None else seen
+
+    def is_new(value: Any) -> bool:
+        if not isinstance(value, ShardedTensor):
+            return True
+        place = (value.key, value.global_offset)
+        is_known = place in known
+        known.add(place)
+        return not is_known
+
+    if isinstance(state, dict):
+        return {key: once_each(value, known) for key, value in state.items() if is_new(value)}
+    if isinstance(state, list):
+        return [once_each(value, known) for value in state if is_new(value)]
+    return state
+
+
 def _let_momentum_load(optimizer: Any) -> None:
     """Give SGD what allocates the state to load into.
 

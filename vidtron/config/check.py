@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from vidtron.config.objective_check import check_objective
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 
@@ -12,7 +13,9 @@ def check(config: RunConfig, world: World) -> list[str]:
     return [
         *_not_finite(config),
         *_out_of_range(config),
+        *check_objective(config, world),
         *_check_learning_rate(config),
+        *_check_averages(config),
         *_check_evaluation(config),
         *_check_run_folder(config),
         *_check_logging(config, world),
@@ -21,12 +24,13 @@ def check(config: RunConfig, world: World) -> list[str]:
 
 
 def _out_of_range(config: RunConfig) -> Iterator[str]:
-    training, optimizer, objective = config.training, config.optimizer, config.objective
+    training, optimizer = config.training, config.optimizer
     at_least_one: dict[str, float | None] = {
         "train-iters": training.train_iters,
         "global-batch-size": training.global_batch_size,
         "eval-interval": training.eval_interval,
         "eval-iters": training.eval_iters,
+        "eval-sigma-bins": config.validation.eval_sigma_bins,
         "exit-interval": training.exit_interval,
         "lr-decay-iters": optimizer.lr_decay_iters,
         "save-interval": config.checkpoint.save_interval,
@@ -37,7 +41,6 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     above_zero: dict[str, float | None] = {
         "exit-duration-in-mins": training.exit_duration_in_mins,
         "adam-eps": optimizer.adam_eps,
-        "noise-shift": objective.noise_shift,
         "scale-factor": config.encoders.scale_factor,
         "peak-tflops": config.logging.peak_tflops,
         "lora-alpha": config.adaptation.lora_alpha,
@@ -49,6 +52,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "lr-warmup-iters": optimizer.lr_warmup_iters,
         "weight-decay": optimizer.weight_decay,
         "clip-grad": optimizer.clip_grad,
+        "validation-guidance-scale": config.validation.validation_guidance_scale,
     }
     below_one: dict[str, float | None] = {
         "adam-beta1": optimizer.adam_beta1,
@@ -57,7 +61,6 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "lr-warmup-fraction": optimizer.lr_warmup_fraction,
         "lora-dropout": config.adaptation.lora_dropout,
     }
-    share = {"text-dropout": objective.text_dropout, "image-dropout": objective.image_dropout}
     for flag, value in at_least_one.items():
         if value is not None and value < 1:
             yield f"--{flag} {value}; accepted: 1 or more"
@@ -70,9 +73,6 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for flag, value in below_one.items():
         if value is not None and not 0 <= value < 1:
             yield f"--{flag} {value:g}; accepted: 0 or more and less than 1"
-    for flag, value in share.items():
-        if not 0 <= value <= 1:
-            yield f"--{flag} {value:g}; accepted: 0 to 1"
 
 
 def _not_finite(config: RunConfig) -> Iterator[str]:
@@ -100,9 +100,33 @@ def _check_learning_rate(config: RunConfig) -> Iterator[str]:
         yield f"--lr-warmup-iters {optimizer.lr_warmup_iters}; accepted: less than {source} {decay}"
 
 
+def _check_averages(config: RunConfig) -> Iterator[str]:
+    # Widths from that of the uniform average on have no power function that rises.
+    for flag, values, limit in (
+        ("ema-decay", config.ema.ema_decay, 1.0),
+        ("ema-power", config.ema.ema_power, 12**-0.5),
+    ):
+        for value in values:
+            if not 0 < value < limit:
+                yield f"--{flag} {value:g}; accepted: more than 0 and less than {limit:.4g}"
+        if len(set(values)) < len(values):
+            yield f"--{flag} {' '.join(map(str, values))}: the same twice; accepted: different numbers"
+
+
 def _check_evaluation(config: RunConfig) -> Iterator[str]:
-    if config.training.eval_interval is not None and not config.data.valid_data_path:
-        yield f"--eval-interval {config.training.eval_interval}: needs --valid-data-path SHARDS"
+    validation = config.validation
+    asked = {
+        "--validation-prompts": bool(validation.validation_prompts),
+        "--validation-prompts-file": validation.validation_prompts_file is not None,
+    }
+    interval = config.training.eval_interval
+    if interval is not None and not config.data.valid_data_path and not any(asked.values()):
+        yield f"--eval-interval {interval}: needs --valid-data-path SHARDS or --validation-prompts TEXTS"
+    for flag, given in asked.items():
+        if given and interval is None:
+            yield f"{flag}: needs --eval-interval STEPS"
+        if given and config.checkpoint.save is None:
+            yield f"{flag}: needs --save FOLDER"
     if config.data.valid_data_path and config.training.eval_interval is None:
         yield f"--valid-data-path {' '.join(config.data.valid_data_path)}: needs --eval-interval STEPS"
 

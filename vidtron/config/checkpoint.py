@@ -9,7 +9,7 @@ class CheckpointConfig:
     """Checkpoints and run folder"""
 
     save: Path | None = None
-    """Run folder: checkpoints, config.yaml, metrics.jsonl, tensorboard."""
+    """Run folder: checkpoints, config.yaml, metrics.jsonl, samples, tensorboard."""
     load: Path | None = None
     """Run folder (its latest complete checkpoint) or one iter_* folder to resume from. Equal to --save and empty:
     a fresh start."""

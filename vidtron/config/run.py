@@ -5,6 +5,7 @@ from typing import Any
 
 from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.data import DataConfig, EncoderConfig
+from vidtron.config.ema import EmaConfig
 from vidtron.config.logging import LoggingConfig
 from vidtron.config.lora import AdaptationConfig
 from vidtron.config.objective import ObjectiveConfig
@@ -12,6 +13,7 @@ from vidtron.config.optimizer import OptimizerConfig
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.precision import PrecisionConfig
 from vidtron.config.training import TrainingConfig
+from vidtron.config.validation import ValidationConfig
 
 
 @dataclass
@@ -25,6 +27,8 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)

@@ -18,7 +18,7 @@ class TrainingConfig:
     seed: int = 1234
     """Seed of every random number of the run."""
     eval_interval: int | None = None
-    """Steps between evaluations on --valid-data-path; unset: none."""
+    """Steps between evaluations on --valid-data-path and videos of --validation-prompts; unset: none."""
     eval_iters: int = 10
     """Global batches of one evaluation."""
     exit_interval: int | None = None

@@ -4,7 +4,9 @@
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -18,18 +20,168 @@ def add_noise(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
     return alpha * x0 + sigma * noise
 
 
-@dataclass(frozen=True)
-class Velocity:
-    """v = alpha noise - sigma x0 (progressive distillation, arXiv:2202.00512), for alpha^2 + sigma^2 = 1."""
+class Parameterization(Protocol):
+    """One linear relation between noisy latent, output and clean latent."""
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What the network should say."""
-        return alpha * noise - sigma * x0
+        ...
 
     def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The clean latent that the network's output stands for."""
-        return alpha * noisy - sigma * output
+        ...
 
     def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The noise that the network's output stands for."""
+        ...
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Factor on the noisy latent before it enters the network (EDM's c_in)."""
+        ...
+
+    def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Error of the clean latent for an error of 1 in the output, without its sign (EDM's c_out)."""
+        ...
+
+
+def convert(
+    output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, source: Parameterization, to: Parameterization
+) -> Tensor:
+    """What a network of parameterization `to` would have said in place of `output` of parameterization `source`."""
+    x0, noise = source.x0(noisy, output, alpha, sigma), source.noise(noisy, output, alpha, sigma)
+    return to.target(x0, noise, alpha, sigma)
+
+
+class _PlainInput:
+    """The network sees the noisy latent as it is."""
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(alpha)
+
+
+@dataclass(frozen=True)
+class Epsilon(_PlainInput):
+    """The noise (DDPM, arXiv:2006.11239). Says nothing of the clean latent where alpha is 0."""
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The noise."""
+        return noise
+
+    def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(noisy - sigma output) / alpha."""
+        return (noisy - sigma * output) / alpha
+
+    def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The output."""
+        return output
+
+    def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """sigma / alpha."""
+        return sigma / alpha
+
+
+@dataclass(frozen=True)
+class CleanLatent(_PlainInput):
+    """The clean latent itself (x0 prediction). Says nothing of the noise where sigma is 0."""
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The clean latent."""
+        return x0
+
+    def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The output."""
+        return output
+
+    def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(noisy - alpha output) / sigma."""
+        return (noisy - alpha * output) / sigma
+
+    def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(alpha)
+
+
+@dataclass(frozen=True)
+class Velocity(_PlainInput):
+    """v = alpha noise - sigma x0 (progressive distillation, arXiv:2202.00512), for alpha^2 + sigma^2 = 1."""
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """alpha noise - sigma x0."""
+        return alpha * noise - sigma * x0
+
+    def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """alpha noisy - sigma output."""
+        return alpha * noisy - sigma * output
+
+    def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """sigma noisy + alpha output."""
         return sigma * noisy + alpha * output
+
+    def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """sigma."""
+        return sigma
+
+
+@dataclass(frozen=True)
+class FlowVelocity(_PlainInput):
+    """noise - x0 (rectified flow, arXiv:2209.03003), or its negative, as Open-Sora 1.2's networks say it.
+
+    On any schedule whose levels are not both 0.
+    """
+
+    to_data: bool = False
+    """The output is x0 - noise."""
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """noise - x0."""
+        return x0 - noise if self.to_data else noise - x0
+
+    def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(noisy - sigma velocity) / (alpha + sigma)."""
+        return (noisy - sigma * self._velocity(output)) / (alpha + sigma)
+
+    def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(noisy + alpha velocity) / (alpha + sigma)."""
+        return (noisy + alpha * self._velocity(output)) / (alpha + sigma)
+
+    def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """sigma / (alpha + sigma)."""
+        return sigma / (alpha + sigma)
+
+    def _velocity(self, output: Tensor) -> Tensor:
+        return -output if self.to_data else output
+
+
+@dataclass(frozen=True)
+class EDM:
+    """EDM's preconditioning (arXiv:2206.00364, table 1), for any schedule: network input and target have variance 1.
+
+    With D = sigma^2 + alpha^2 data_std^2: c_skip = alpha data_std^2 / D, c_out = sigma data_std / sqrt(D),
+    c_in = 1 / sqrt(D). With alpha^2 + sigma^2 = 1 and data_std 1 the output is the negative velocity.
+    """
+
+    data_std: float = 1.0
+    """Standard deviation of the latents."""
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(x0 - c_skip noisy) / c_out, without the cancellation."""
+        return (sigma / self.data_std * x0 - alpha * self.data_std * noise) * self.input_scale(alpha, sigma)
+
+    def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """c_skip noisy + c_out output."""
+        c_in = self.input_scale(alpha, sigma)
+        return alpha * (self.data_std * c_in) ** 2 * noisy + sigma * self.data_std * c_in * output
+
+    def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(noisy - alpha x0) / sigma, without the cancellation."""
+        c_in = self.input_scale(alpha, sigma)
+        return sigma * c_in**2 * noisy - alpha * self.data_std * c_in * output
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """c_in."""
+        return (sigma**2 + (alpha * self.data_std) ** 2).rsqrt()
+
+    def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """c_out."""
+        return sigma * self.data_std * self.input_scale(alpha, sigma)

@@ -11,6 +11,7 @@ Shapes: B batch, C channels, T frames, H height, W width, L text tokens, E text 
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -46,11 +47,15 @@ _FIRST_FRAME_INSTEAD: dict[int, tuple[int, int, int, int]] = {
     14: (0, 0, 4, 0),
     15: (0, 0, 3, 1),
 }
-# All channels are divided by one number, so that the latents as a whole have unit variance and an error in a latent
-# weighs as much as the same error in the picture: a small network learns what is seen before what is not.
+# Root mean squares (RMS) of the coefficients of a block, on the clips of examples/quickstart/fetch_clips.py, and of
+# those that the first frame has instead, four times repeated. A channel is divided by sqrt(its RMS * their mean): the
+# latents as a whole have unit variance, and of all such scales these let noise that a model leaves in the latents,
+# equally strong in all channels, hurt the picture least. With one scale for all, what fine detail there is drowns in
+# that noise; with unit variance in each channel the noise of the first, which is most of the picture, is what is seen.
 # `python tools/measure_latents.py --data-path SHARDS --num-frames 17 --height 64 --width 96` prints the RMS of the
-# latents, 1.0 when the number fits; this one is from the clips of examples/quickstart/fetch_clips.py.
-_BLOCK_RMS = 3.25
+# latents, 1.0 when the table fits.
+_BLOCK_RMS = (11.6, 3.1, 2.9, 1.6, 1.7, 1.4, 1.0, 1.1, 0.93, 0.98, 1.5, 0.44, 1.4, 0.65, 0.60, 0.73)
+_FIRST_FRAME_RMS = {12: 0.80, 13: 0.77, 14: 0.79, 15: 0.69}
 _FRAMES, _PIXELS = 4, 8
 
 
@@ -72,13 +77,19 @@ def _basis(coefficients: list[tuple[int, int, int, int]], frames: int) -> Tensor
     return torch.stack(rows)
 
 
+def _scales(rms_C: Sequence[float]) -> Tensor:
+    """What each channel is divided by, [C, 1]."""
+    mean = sum(_BLOCK_RMS) / len(_BLOCK_RMS)
+    return torch.tensor([math.sqrt(rms * mean) for rms in rms_C], dtype=torch.float64)[:, None]
+
+
 class SpaceTimeTransform:
     """A fixed transform with the geometry of CogVideoX's autoencoder: 4 frames (the first alone) x 8 x 8 pixels to
     16 channels.
 
-    A space-time-colour cosine transform of which the 16 strongest low frequencies are kept, all divided by their
-    common root mean square on natural video. Decoding is the transpose: the least-squares reconstruction. Encoding is
-    deterministic; `logvar` is None.
+    A space-time-colour cosine transform of which the 16 strongest low frequencies are kept, scaled so that the latents
+    of natural video have unit variance as a whole. Decoding is the transpose: the least-squares reconstruction.
+    Encoding is deterministic; `logvar` is None.
     """
 
     latent_channels = 16
@@ -89,11 +100,13 @@ class SpaceTimeTransform:
         self.device = torch.device(device)
         block = _basis(list(_BLOCK_COEFFICIENTS), _FRAMES)
         first = _basis([_FIRST_FRAME_INSTEAD.get(i, row) for i, row in enumerate(_BLOCK_COEFFICIENTS)], 1)
+        block_scales = _scales(_BLOCK_RMS)
         # A block of equal frames has sqrt(4) times the coefficients of one of them: so scaled, a still video has equal
         # latents in all frames.
-        first_rms = _BLOCK_RMS / math.sqrt(_FRAMES)
-        self._analysis = [self._on_device(first / first_rms), self._on_device(block / _BLOCK_RMS)]
-        self._synthesis = [self._on_device(first * first_rms), self._on_device(block * _BLOCK_RMS)]
+        first_rms = [_FIRST_FRAME_RMS.get(i, rms) for i, rms in enumerate(_BLOCK_RMS)]
+        first_scales = _scales(first_rms) / math.sqrt(_FRAMES)
+        self._analysis = [self._on_device(first / first_scales), self._on_device(block / block_scales)]
+        self._synthesis = [self._on_device(first * first_scales), self._on_device(block * block_scales)]
 
     def _on_device(self, matrix: Tensor) -> Tensor:
         return matrix.to(self.device, torch.float32)
@@ -130,7 +143,15 @@ class SpaceTimeTransform:
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(
-            repr((_BLOCK_COEFFICIENTS, sorted(_FIRST_FRAME_INSTEAD.items()))).encode(), digest_size=8
+            repr(
+                (
+                    _BLOCK_COEFFICIENTS,
+                    sorted(_FIRST_FRAME_INSTEAD.items()),
+                    _BLOCK_RMS,
+                    sorted(_FIRST_FRAME_RMS.items()),
+                )
+            ).encode(),
+            digest_size=8,
         )
         return f"space-time-transform-{digest.hexdigest()}"
 

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
+from vidtron.diffusion.denoising import Network
+from vidtron.diffusion.guidance import Scale, guided
 from vidtron.parallel import Groups
 
 
@@ -20,64 +22,85 @@ class Denoiser:
     Every rank calls it with the same arguments.
     """
 
-    def __init__(self, chunks: Sequence[nn.Module], groups: Groups, *, sequence_length: int):
+    def __init__(
+        self, chunks: Sequence[Any], groups: Groups, *, sequence_length: int, predicts_variance: bool = False
+    ):
         """
         Args:
-            chunks: this rank's chunks of the network.
+            chunks: this rank's bare chunks of the network.
             groups: the process groups.
             sequence_length: padded tokens of one sample (`family.sequence_length`).
+            predicts_variance: the output has twice the latent's channels.
         """
         self.chunks, self.groups, self.sequence_length = list(chunks), groups, sequence_length
+        self.channels = 2 if predicts_variance else 1
+        # The interleaved schedule takes no fewer micro-batches than there are stages (schedules.py:996, 0.16.1); its
+        # stages would be idle otherwise.
+        self.repetitions = 1 if len(self.chunks) == 1 else groups.pp.size()
         for chunk in self.chunks:
             chunk.eval()
 
     @torch.no_grad()
     def __call__(
-        self, noisy_BTCHW: Tensor, timestep: int, text_BLE: Tensor, image_latents: Tensor | None = None
+        self, noisy_BTCHW: Tensor, timestep: float, text_BLE: Tensor, image_latents: Tensor | None = None
     ) -> Tensor:
         """The network's output, fp32 [B, T, C, H, W], for one timestep of all samples."""
-        timesteps_B = torch.full((noisy_BTCHW.shape[0],), timestep, device=noisy_BTCHW.device)
+        timesteps_B = torch.full((noisy_BTCHW.shape[0],), float(timestep), device=noisy_BTCHW.device)
+        dtype = self.chunks[0].config.params_dtype
+        tensors = {"noisy_BTCHW": noisy_BTCHW, "text_BLE": text_BLE, "image_latents": image_latents}
+        inputs = {name: None if tensor is None else tensor.to(dtype) for name, tensor in tensors.items()}
 
         def forward_step(_: Iterator[Any], chunk: nn.Module) -> tuple[Tensor, Any]:
-            output = chunk(
-                noisy_BTCHW=noisy_BTCHW, timesteps_B=timesteps_B, text_BLE=text_BLE, image_latents=image_latents
-            )
+            output = chunk(timesteps_B=timesteps_B, **inputs)
             return output, lambda result: (result.new_zeros(()), {"output": result})
 
         reported = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=[iter(()) for _ in self.chunks],
             model=self.chunks,
-            num_microbatches=1,
+            num_microbatches=self.repetitions,
             seq_length=self.sequence_length,
             micro_batch_size=noisy_BTCHW.shape[0],
             forward_only=True,
         )
         if self.groups.pp.size() == 1:
             return reported[0]["output"]
-        output = reported[0]["output"].contiguous() if reported else torch.empty_like(noisy_BTCHW, dtype=torch.float32)
+        if reported:
+            output = reported[0]["output"].contiguous()
+        else:
+            B, T, C, H, W = noisy_BTCHW.shape
+            output = noisy_BTCHW.new_empty(B, T, self.channels * C, H, W, dtype=torch.float32)
         last = dist.get_global_rank(self.groups.pp, self.groups.pp.size() - 1)
         dist.broadcast(output, last, group=self.groups.pp)
         return output
 
 
-def with_guidance(network: Denoiser, text_BLE: Tensor, scale: float) -> Any:
-    """Classifier-free guidance (arXiv:2207.12598) against text embeddings of zeros, which training drops text to.
+def with_guidance(
+    network: Denoiser,
+    text_BLE: Tensor,
+    null_text_BLE: Tensor,
+    scale: Scale,
+    channels: int | None = None,
+    image_latents: Tensor | None = None,
+) -> Network:
+    """The network under classifier-free guidance, as the samplers take it.
 
     Args:
         network: the conditional network.
         text_BLE: text embeddings.
-        scale: 1 is the conditional network itself.
-
-    Returns:
-        (noisy latents, timestep) -> output, as the samplers take it.
+        null_text_BLE: what training drops text to.
+        scale: of each timestep; where it is 1 the network alone is asked.
+        channels: how many of the output's channels are guided; None: all.
+        image_latents: an image-to-video model's condition, with and without text.
     """
-    if scale == 1.0:
-        return lambda noisy, timestep: network(noisy, timestep, text_BLE)
-    both = torch.cat((torch.zeros_like(text_BLE), text_BLE))
+    texts = torch.cat((null_text_BLE, text_BLE))
+    images = None if image_latents is None else torch.cat((image_latents, image_latents))
 
-    def guided(noisy: Tensor, timestep: int) -> Tensor:
-        without, conditional = network(torch.cat((noisy, noisy)), timestep, both).chunk(2)
-        return without + scale * (conditional - without)
+    def network_at(noisy: Tensor, timestep: float) -> Tensor:
+        factor = scale(timestep)
+        if factor == 1.0:
+            return network(noisy, timestep, text_BLE, image_latents)
+        without, conditional = network(torch.cat((noisy, noisy)), timestep, texts, images).chunk(2)
+        return guided(conditional, without, factor, channels)
 
-    return guided
+    return network_at

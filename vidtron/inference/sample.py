@@ -3,7 +3,7 @@
 Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from vidtron.config import cli
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.diffusion.samplers import ddim
-from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.encoders.factory import text_encoder, video_autoencoder
 from vidtron.inference.denoiser import Denoiser, with_guidance
+from vidtron.inference.sampling import SamplerConfig, check_sampler, guidance_of, guided_channels, sample_latents
 from vidtron.inference.video_io import to_uint8
 from vidtron.models import registry
 from vidtron.models.build import build_chunks
-from vidtron.parallel import Groups, initialized, sample_generator
+from vidtron.parallel import Groups, initialized, named_generator, sample_generator
 
 Progress = Callable[[list[int]], Any]
 
@@ -40,8 +40,11 @@ class SamplingConfig:
     """Evaluations of the network for one video."""
     guidance_scale: float = 6.0
     """Classifier-free guidance; 1: none."""
+    ema: str | None = None
+    """Sample from this average of the weights (0.9999, power_0.05); unset: from the weights."""
     seed: int = 1234
     """The noise of a video depends on this and on the prompt's number alone."""
+    method: SamplerConfig = field(default_factory=SamplerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
@@ -77,43 +80,71 @@ def check(config: SamplingConfig, run: RunConfig, world: World) -> list[str]:
     """What of a sampling configuration cannot work for the run it loads."""
     errors = registry.family_of(run.model).check(run, world)
     errors += checkpoint.base_errors(checkpoint_of(config.load), config.lora_base)
-    if config.sampling_steps < 1:
-        errors.append(f"--sampling-steps {config.sampling_steps}: accepted: 1 or more")
+    latent_channels = registry.family_of(run.model).latent_shape(run)[1]
+    errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
+    averages = checkpoint.averages_in(checkpoint_of(config.load)) if config.ema is not None else []
+    if config.ema is not None and config.ema not in averages:
+        errors.append(f"--ema {config.ema}: not in the checkpoint; accepted: {', '.join(averages) or 'none, no EMA'}")
     if registry.family_of(run.model).image_conditioned(run.network):
         errors.append(f"--load {config.load}: an image-to-video model; accepted: text-to-video models")
     return errors
 
 
 class VideoSampler:
-    """A checkpoint's model and encoders on the ranks of a run. All ranks make one and call it together."""
+    """A model and its encoders on the ranks of a run. All ranks make one and call it together."""
 
-    def __init__(self, config: SamplingConfig, run: RunConfig, groups: Groups):
+    def __init__(
+        self,
+        config: SamplingConfig,
+        run: RunConfig,
+        groups: Groups,
+        chunks: Sequence[torch.nn.Module],
+        autoencoder: VideoAutoencoder,
+        text_encoder: TextEncoder,
+    ):
         """
         Args:
             config: what to sample with.
-            run: the run that wrote the checkpoint, in the layout of this one.
+            run: that the model is of, in the layout of this one.
             groups: this run's process groups.
+            chunks: this rank's bare chunks of the model; put into evaluation mode.
+            autoencoder: decodes.
+            text_encoder: encodes prompts.
         """
         self.config, self.run, self.groups = config, run, groups
         family = registry.family_of(run.model)
-        chunks = build_chunks(family, run, groups)
-        checkpoint.load_with_base(checkpoint_of(config.load), chunks, None, None, groups, config.lora_base)
-        self.denoiser = Denoiser(chunks, groups, sequence_length=family.sequence_length(run))
-        self.schedule = ZeroTerminalSNRSchedule(run.objective.noise_shift)
-        self.latent_shape = family.latent_shape(run)
-        network, encoders = run.network, run.encoders
-        self.autoencoder = video_autoencoder(encoders, groups.device, torch.float32)
-        self.text_encoder = text_encoder(
-            encoders, network.text_length, network.text_width, groups.device, torch.float32
+        self.denoiser = Denoiser(
+            chunks,
+            groups,
+            sequence_length=family.sequence_length(run),
+            predicts_variance=run.objective.predicted_variance != "none",
         )
+        self.latent_shape = family.latent_shape(run)
+        self.autoencoder, self.text_encoder = autoencoder, text_encoder
+        self.fps = run.data.fps or 8.0
 
     def latents(self, prompt: str, number: int, progress: Progress = lambda steps: steps) -> Tensor:
         """Scaled latents of one video, fp32 [T, C, H, W], the same on all ranks of the replica."""
-        text_BLE = self.text_encoder.encode([prompt]).to(self.groups.device)
-        noise = torch.randn(self.latent_shape, generator=sample_generator(self.config.seed, number, "noise"))
-        network = with_guidance(self.denoiser, text_BLE, self.config.guidance_scale)
-        noise_BTCHW = noise[None].to(self.groups.device)
-        return ddim(network, noise_BTCHW, self.schedule, self.config.sampling_steps, progress)[0]
+        config, run, device = self.config, self.run, self.groups.device
+        text_BLE = self.text_encoder.encode([prompt]).to(device)
+        null_text_BLE = torch.zeros_like(text_BLE)
+        if run.objective.null_text == "empty-prompt":
+            null_text_BLE = self.text_encoder.encode([""]).to(device)
+        network = with_guidance(
+            self.denoiser,
+            text_BLE,
+            null_text_BLE,
+            guidance_of(config.method, config.guidance_scale, config.sampling_steps),
+            guided_channels(config.method, run, self.latent_shape[1]),
+        )
+
+        def draw(step: int) -> Tensor:
+            generator = named_generator(config.seed, f"sampler's noise of video {number} at step {step}")
+            return torch.randn(self.latent_shape, generator=generator)[None].to(device)
+
+        noise = torch.randn(self.latent_shape, generator=sample_generator(config.seed, number, "noise"))
+        noise_BTCHW = noise[None].to(device)
+        return sample_latents(network, noise_BTCHW, config.method, run, config.sampling_steps, draw, progress)[0]
 
     def decode(self, latents_TCHW: Tensor) -> Tensor:
         """Frames [T, C, H, W], uint8; latent frames that only padded the model's patches are dropped first."""
@@ -121,6 +152,32 @@ class VideoSampler:
         frames = self.autoencoder.latent_shape(data.num_frames, data.height, data.width)[1]
         unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
         return to_uint8(self.autoencoder.decode(unscaled.transpose(0, 1)))
+
+
+def load_sampler(config: SamplingConfig, run: RunConfig, groups: Groups) -> VideoSampler:
+    """A checkpoint's model and encoders. All ranks call this together.
+
+    Args:
+        config: what to sample with.
+        run: the run that wrote the checkpoint, in the layout of this one.
+        groups: this run's process groups.
+    """
+    chunks = build_chunks(registry.family_of(run.model), run, groups)
+    if config.ema is None:
+        checkpoint.load_with_base(checkpoint_of(config.load), chunks, None, None, groups, moved_to=config.lora_base)
+    else:
+        checkpoint.load_average_with_base(
+            checkpoint_of(config.load), chunks, config.ema, groups, moved_to=config.lora_base
+        )
+    network, encoders, device = run.network, run.encoders, groups.device
+    return VideoSampler(
+        config,
+        run,
+        groups,
+        chunks,
+        video_autoencoder(encoders, device, torch.float32),
+        text_encoder(encoders, network.text_length, network.text_width, device, torch.float32),
+    )
 
 
 def sample(
@@ -141,10 +198,9 @@ def sample(
         deliver: called with each video on the first rank of the replica that made it.
         progress: wraps the list of steps, for a progress bar.
     """
-    fps = run.data.fps or 8.0
     with initialized(run, world) as groups:
-        sampler = VideoSampler(config, run, groups)
+        sampler = load_sampler(config, run, groups)
         for number in range(groups.dp_rank, len(prompts), groups.dp_size):
             latents = sampler.latents(prompts[number], number, progress)
             if groups.replica_rank == 0:
-                deliver(Video(number, prompts[number], sampler.decode(latents), fps))
+                deliver(Video(number, prompts[number], sampler.decode(latents), sampler.fps))

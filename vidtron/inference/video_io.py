@@ -86,9 +86,8 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], path: Path | str, columns:
     strips: list[tuple[str, list[Image.Image]]] = []
     for label, frames_TCHW in rows:
         _check_frames(frames_TCHW)
-        count = min(columns, len(frames_TCHW))
-        numbers = torch.linspace(0, len(frames_TCHW) - 1, count).round().int().tolist()
-        pictures = [Image.fromarray(frames_TCHW[n].permute(1, 2, 0).contiguous().cpu().numpy()) for n in numbers]
+        shown_TCHW = evenly_spaced(frames_TCHW, columns)
+        pictures = [Image.fromarray(image_CHW.permute(1, 2, 0).contiguous().cpu().numpy()) for image_CHW in shown_TCHW]
         size = (frames_TCHW.shape[3] * enlarge, frames_TCHW.shape[2] * enlarge)
         strips.append((label, [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]))
     width = max(sum(picture.width + _GAP for picture in pictures) for _, pictures in strips) + _GAP
@@ -106,6 +105,22 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], path: Path | str, columns:
         y += pictures[0].height + _GAP
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def evenly_spaced(frames_TCHW: Tensor, count: int) -> Tensor:
+    """So many frames from the first to the last; all of a video that has no more."""
+    count = min(count, len(frames_TCHW))
+    return frames_TCHW[torch.linspace(0, len(frames_TCHW) - 1, count).round().int()]
+
+
+def frame_grid(frames_TCHW: Tensor, columns: int = 4, rows: int = 2) -> Tensor:
+    """One picture [C, rows H, columns W] of evenly spaced frames, in reading order; black where there are no more."""
+    shown_TCHW = evenly_spaced(frames_TCHW, columns * rows)
+    _, channels, height, width = shown_TCHW.shape
+    grid_TCHW = shown_TCHW.new_zeros(rows * columns, channels, height, width)
+    grid_TCHW[: len(shown_TCHW)] = shown_TCHW
+    rows_RVCHW = grid_TCHW.view(rows, columns, channels, height, width)
+    return rows_RVCHW.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
 
 
 def psnr(frames_TCHW: Tensor, reference_TCHW: Tensor) -> float:

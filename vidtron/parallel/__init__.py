@@ -18,6 +18,7 @@ torch_adam.repair()
 bucket_padding.repair()
 
 from vidtron.parallel.agreement import (  # noqa: E402
+    PatientBarrier,
     all_ranks,
     any_rank,
     barrier,
@@ -39,6 +40,7 @@ from vidtron.parallel.randomness import STREAMS, named_generator, sample_generat
 __all__ = [
     "STREAMS",
     "Groups",
+    "PatientBarrier",
     "all_ranks",
     "any_rank",
     "barrier",

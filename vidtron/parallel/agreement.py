@@ -1,5 +1,6 @@
 """What ranks tell each other outside the network: flags, objects, tensors; and the state of their device."""
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -51,6 +52,23 @@ def broadcast_object(value: Any, owner: int, groups: Groups, group: ProcessGroup
 def barrier(groups: Groups) -> None:
     """Wait until all ranks of the run are here."""
     any_rank(False, groups)
+
+
+class PatientBarrier:
+    """A barrier for ranks that may be hours apart: what they wait in has no part in the run's time-out.
+
+    Made by all ranks together.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        alone = groups.world_size == 1
+        # NCCL's watchdog would end the run; gloo, which also GPU runs have, knows a time-out for each group.
+        self._group = None if alone else dist.new_group(backend="gloo", timeout=timedelta(days=30))
+
+    def wait(self) -> None:
+        """Return when all ranks of the run have come."""
+        if self._group is not None:
+            dist.barrier(group=self._group)
 
 
 def synchronize(device: torch.device) -> None:

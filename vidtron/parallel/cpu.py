@@ -10,7 +10,7 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -64,6 +64,7 @@ def adapt() -> None:
     for name in MODULES_NAMING_A_GPU:
         importlib.import_module(f"megatron.core.{name}").torch = torch_on_cpu  # type: ignore[attr-defined]
     _adapt_random_states()
+    _adapt_weight_gradients()
     for module, owner, name in FUNCTIONS_TESTING_TENSORS:
         _run_with_tensors_of_a_gpu(module, owner, name)
 
@@ -118,6 +119,21 @@ def _adapt_random_states() -> None:
     random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
     # The tracker (line 263) warns when the CPU generator moves inside a fork, which here is what it is for.
     logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
+
+
+def _adapt_weight_gradients() -> None:
+    """Let `gradient_accumulation_fusion` work: the two functions of apex's extension (layers.py lines 46, 569)."""
+    from megatron.core.tensor_parallel import layers
+
+    def accumulate(input_MI: torch.Tensor, grad_MO: torch.Tensor, main_grad_OI: torch.Tensor) -> None:
+        if main_grad_OI.dtype == input_MI.dtype:
+            main_grad_OI.addmm_(grad_MO.t(), input_MI)
+        else:
+            main_grad_OI.add_(grad_MO.t() @ input_MI)
+
+    layers.fused_weight_gradient_mlp_cuda = SimpleNamespace(  # type: ignore[attr-defined]
+        wgrad_gemm_accum_fp32=accumulate, wgrad_gemm_accum_fp16=accumulate
+    )
 
 
 def _run_with_tensors_of_a_gpu(module_name: str, owner: str | None, name: str) -> None:

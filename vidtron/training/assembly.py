@@ -15,12 +15,14 @@ from megatron.core.distributed import (
 from megatron.core.optimizer import MegatronOptimizer, clip_grads, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as McoreOptimizerConfig
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.module import Float16Module, MegatronModule
 
 from vidtron.config.run import RunConfig
 from vidtron.models import freezing
 from vidtron.models.build import build_chunks
 from vidtron.parallel.groups import Groups
+from vidtron.training.ema import WeightAverages, rules
 
 
 @dataclass
@@ -33,6 +35,7 @@ class TrainedModel:
     """The same, wrapped."""
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
+    averages: WeightAverages
     clip_grad: float
 
     def zero_grad(self) -> None:
@@ -49,7 +52,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def update(self, gradient_norm: float) -> None:
-        """Clip the gradients and step the optimizer and the scheduler.
+        """Clip the gradients, step the optimizer and the scheduler, and count the new weights in their averages.
 
         This is mcore's `ChainedOptimizer.step` without its first half, `gradient_norm`, which the trainer looks at
         before it lets the weights change.
@@ -64,6 +67,7 @@ class TrainedModel:
         if not self.optimizer.step_with_ready_grads():
             raise RuntimeError("the optimizer refused the step")
         self.scheduler.step(increment=1)
+        self.averages.update()
 
     @property
     def learning_rate(self) -> float:
@@ -111,17 +115,42 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
         )
         for index, (module, model) in enumerate(zip(modules, models, strict=True))
     ]
+    if groups.device.type == "cpu" and not config.optimizer.overlap_grad_reduce:
+        _accumulate_in_the_product(modules)
     optimizer = get_megatron_optimizer(
         _optimizer_config(config), chunks, use_gloo_process_groups=False, pg_collection=groups.pg
     )
+    _step_in_one_pass(optimizer)
     _connect(config, chunks, optimizer)
     return TrainedModel(
         modules=modules,
         chunks=chunks,
         optimizer=optimizer,
         scheduler=_scheduler(config, optimizer),
+        averages=WeightAverages(rules(config.ema), chunks, optimizer),
         clip_grad=config.optimizer.clip_grad,
     )
+
+
+def _accumulate_in_the_product(modules: list[MegatronModule]) -> None:
+    """Weight gradients of mcore's linear layers are added to DDP's buffers by the matrix product that makes them.
+
+    Set after DDP has made the buffers, for without them such a layer has nowhere to put its gradient. Not with
+    overlapped reduction: it wants to see a gradient, and a weight that comes back from a saved-tensor hook
+    (`models/layers/recompute.py`) has lost the mark by which mcore would show it one (layers.py line 581, 0.16.1).
+    """
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, ColumnParallelLinear | RowParallelLinear):
+                layer.gradient_accumulation_fusion = True
+
+
+def _step_in_one_pass(optimizer: MegatronOptimizer) -> None:
+    """Torch's AdamW in its fused form, one pass over memory where its default on a CPU makes ten."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if isinstance(getattr(part, "optimizer", None), torch.optim.AdamW):
+            for group in part.optimizer.param_groups:
+                group["fused"] = True
 
 
 def _ddp_config(config: RunConfig) -> DistributedDataParallelConfig:

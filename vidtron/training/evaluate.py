@@ -1,13 +1,15 @@
 """Loss on held-out clips, with the same clips, noise and timesteps every time."""
 
-import time
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidtron.training.batches import BatchSource
+from vidtron.training.batches import BatchSource, MicroBatch, StepBatch
 from vidtron.training.health import random_states, restore_random_states
 
 EVALUATION_SEED = 20240812
@@ -19,36 +21,90 @@ def even_timesteps(positions: Sequence[int], samples: int, num_timesteps: int) -
     return torch.tensor([(2 * p + 1) * num_timesteps // (2 * samples) for p in positions], dtype=torch.float32)
 
 
-def evaluate(
-    open_source: Callable[[], BatchSource],
-    forward: Callable[[Any], Tensor],
-    modules: Sequence[torch.nn.Module],
-    iterations: int,
-    global_batch_size: int,
-) -> dict[str, float]:
-    """Mean loss over `iterations` global batches. Leaves training as it was: nothing of it is drawn or changed.
-
-    Args:
-        open_source: gives a source that starts at position 0.
-        forward: step batch -> losses of the global batch, on all ranks.
-        modules: the model's chunks.
-        iterations: global batches.
-        global_batch_size: samples of each.
-    """
-    start = time.perf_counter()
+@contextlib.contextmanager
+def undisturbed(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """While open, the model's chunks do not train; then they and the generators are as they were."""
     states = random_states()
+    scales = [(tensor, tensor.clone()) for tensor in _fp8_scales(modules)]
     training = [module.training for module in modules]
     for module in modules:
         module.eval()
-    losses = []
-    source = open_source()
     try:
         with torch.no_grad():
-            for index in range(iterations):
-                losses.append(forward(source.step_batch(index * global_batch_size, global_batch_size)))
+            yield
     finally:
-        source.close()
         for module, mode in zip(modules, training, strict=True):
             module.train(mode)
+        for tensor, before in scales:
+            tensor.copy_(before)
         restore_random_states(states)
-    return {"loss": torch.cat(losses).mean().item(), "seconds": time.perf_counter() - start}
+
+
+def _fp8_scales(modules: Sequence[torch.nn.Module]) -> Iterator[Tensor]:
+    """Scales, and the absolute maxima they come from, of Transformer Engine's layers under the delayed recipe.
+
+    Each quantization puts its maximum into the history's newest row, also without gradients.
+    """
+    for chunk in modules:
+        for module in chunk.modules():
+            for key in ("scaling_fwd", "scaling_bwd"):
+                state: Any = getattr(module, "fp8_meta", {}).get(key)
+                if hasattr(state, "amax_history"):
+                    yield from (state.scale, state.amax_history)
+
+
+def read_batches(source: BatchSource, iterations: int, global_batch_size: int) -> list[StepBatch]:
+    """The first so many global batches, in the memory of the host; closes the source."""
+    try:
+        return [
+            moved(source.step_batch(index * global_batch_size, global_batch_size), torch.device("cpu"))
+            for index in range(iterations)
+        ]
+    finally:
+        source.close()
+
+
+def moved(batch: StepBatch, device: torch.device) -> StepBatch:
+    """The batch with its tensors on a device."""
+
+    def move(micro_batch: MicroBatch) -> MicroBatch:
+        tensors = {field.name: getattr(micro_batch, field.name) for field in fields(micro_batch)}
+        return replace(
+            micro_batch, **{name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+        )
+
+    return replace(batch, micro_batches=tuple(map(move, batch.micro_batches)))
+
+
+def evaluate(batches: Sequence[StepBatch], forward: Callable[[StepBatch], Tensor], device: torch.device) -> Tensor:
+    """Loss of each sample, in the order of the samples [samples].
+
+    Args:
+        batches: on the host.
+        forward: step batch -> losses of the global batch, on all ranks.
+        device: of the model.
+    """
+    return torch.cat([forward(moved(batch, device)) for batch in batches])
+
+
+@dataclass(frozen=True)
+class SigmaCurve:
+    """Loss over the noise level: n losses between n + 1 edges."""
+
+    edges: list[float]
+    losses: list[float]
+
+
+def sigma_curve(sigmas: Tensor, losses: Tensor, bins: int) -> SigmaCurve:
+    """Mean losses of equally many samples each, by rising noise level.
+
+    Args:
+        sigmas: noise level of each sample [samples].
+        losses: of each sample [samples].
+        bins: how many; fewer if there are fewer samples.
+    """
+    order = sigmas.argsort(stable=True)
+    parts = order.tensor_split(min(bins, len(order)))
+    between = [(sigmas[a[-1]] + sigmas[b[0]]).item() / 2 for a, b in pairwise(parts)]
+    edges = [sigmas[order[0]].item(), *between, sigmas[order[-1]].item()]
+    return SigmaCurve(edges, [losses[part].mean().item() for part in parts])

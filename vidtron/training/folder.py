@@ -8,6 +8,7 @@ from vidtron.checkpoint import completed, iteration_of
 from vidtron.config.checkpoint import CheckpointConfig
 
 METRICS = "metrics.jsonl"
+SAMPLES = "samples"
 CONFIG = "config.yaml"
 
 
@@ -57,17 +58,20 @@ def _mixed_runs(save: Path, load: Path, latest: Path) -> list[str]:
 def prepare(folder: Path, *, overwrite: bool, iteration: int, config_yaml: str) -> None:
     """Make the folder ready for a run that starts after `iteration`. One rank calls this.
 
-    Rows of `metrics.jsonl` after `iteration` belong to steps that will run again: they are cut off.
+    Rows of `metrics.jsonl` and sampled videos after `iteration` belong to steps that will run again: they go.
     """
     if overwrite:
         for path in completed(folder):
             shutil.rmtree(path)
-        for name in ("tensorboard", "wandb"):
+        for name in ("tensorboard", "wandb", SAMPLES):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / METRICS).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
     cut_metrics(folder / METRICS, iteration)
+    for samples in (folder / SAMPLES).glob("iter_*"):
+        if iteration_of(samples) > iteration:
+            shutil.rmtree(samples)
 
 
 def cut_metrics(path: Path, iteration: int) -> None:

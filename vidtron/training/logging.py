@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vidtron.config.run import RunConfig
+from vidtron.inference.video_io import frame_grid, read_video
 from vidtron.training import metrics
 from vidtron.training.folder import METRICS
-
-UNCHARTED = ("kind", "iteration")
-"""Entries of a row that are no curve."""
 
 
 class MetricsFile:
@@ -35,11 +33,16 @@ class Tensorboard:
 
         # Steps that will run again are hidden by purge_step.
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_iteration)
+        self.folder = folder
 
     def write(self, row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if name not in UNCHARTED and isinstance(value, int | float):
-                self.writer.add_scalar(f"{row['kind']}/{name}", value, row["iteration"])
+        if row["kind"] == "sample":  # its add_video needs a package that no longer is what it was
+            frames_TCHW, _ = read_video(self.folder / row["file"])
+            self.writer.add_image(_picture_name(row), frame_grid(frames_TCHW), row["iteration"])
+            self.writer.flush()
+            return
+        for name, value in metrics.curves(row).items():
+            self.writer.add_scalar(name, value, row["iteration"])
 
     def close(self) -> None:
         self.writer.close()
@@ -62,10 +65,17 @@ class WeightsAndBiases:
             reinit="finish_previous",
         )
         self.run.define_metric("*", step_metric="iteration")
+        self.folder = folder
 
     def write(self, row: dict[str, Any]) -> None:
-        curves = {f"{row['kind']}/{name}": value for name, value in row.items() if name not in UNCHARTED}
-        self.run.log({"iteration": row["iteration"], **curves})
+        content: dict[str, Any] = metrics.curves(row)
+        if row["kind"] == "sample":
+            import wandb
+
+            assert self.folder is not None
+            video = wandb.Video(str(self.folder / row["file"]), caption=row["prompt"], format="mp4")
+            content = {_picture_name(row): video}
+        self.run.log({"iteration": row["iteration"], **content})
 
     def close(self) -> None:
         self.run.finish()
@@ -148,6 +158,10 @@ class Logger:
         for sink in self.sinks:
             sink.close()
         self.sinks.clear()
+
+
+def _picture_name(row: dict[str, Any]) -> str:
+    return f"sample/{row['number']:04d}"
 
 
 def _progress_bar(total: int, done: int) -> Any:

@@ -2,11 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from vidtron.parallel import memory_statistics
+
+MODEL = "model"
+"""In rows, the weights themselves among their averages."""
 
 PEAK_BF16_TFLOPS = {
     "GB300": 2500.0,
@@ -110,8 +114,11 @@ def memory_gib(device: torch.device) -> float:
 
 def line(row: dict[str, Any], train_iters: int) -> str:
     """One line for a terminal or a log, from a row of `metrics.jsonl`."""
+    of = "" if row.get("weights", MODEL) == MODEL else f" of EMA {row['weights']}"
     if row["kind"] == "eval":
-        return f"evaluation after step {row['iteration']} | loss {row['loss']:.4f} | {row['seconds']:.1f} s"
+        return f"evaluation{of} after step {row['iteration']} | loss {row['loss']:.4f} | {row['seconds']:.1f} s"
+    if row["kind"] == "sample":
+        return f"sample{of} after step {row['iteration']} | {row['file']} | {row['prompt']}"
     parts = [
         f"step {row['iteration']}/{train_iters}",
         f"loss {row['loss']:.4f}",
@@ -125,3 +132,21 @@ def line(row: dict[str, Any], train_iters: int) -> str:
         parts.append(f"MFU {100 * row['mfu']:.1f} %")
     parts += [f"{row['memory_gib']:.2f} GiB", f"data wait {1000 * row['data_wait_seconds']:.0f} ms"]
     return " | ".join(parts)
+
+
+def curves(row: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a row by the names of their curves.
+
+    `train/loss`, `eval/loss`, `eval_0.9999/loss` of an average, `eval/loss_sigma_0.12_0.35` between two noise levels.
+    """
+    of = row.get("weights", MODEL)
+    prefix = row["kind"] if of == MODEL else f"{row['kind']}_{of}"
+    found = {
+        f"{prefix}/{name}": value
+        for name, value in row.items()
+        if name != "iteration" and isinstance(value, int | float)
+    }
+    edges = row.get("sigma_edges", [])
+    for (low, high), loss in zip(pairwise(edges), row.get("sigma_losses", []), strict=True):
+        found[f"{prefix}/loss_sigma_{low:.3g}_{high:.3g}"] = loss
+    return found

@@ -1,5 +1,6 @@
 """When a run is saved, and how one is continued."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,21 @@ def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class Restored:
+    """Where the run of a checkpoint stood."""
+
+    iteration: int
+    consumed_samples: int
+    global_batch_size: int
+    remarks: list[str]
+    """What of the checkpoint and of this run did not meet, for the log."""
+
+
 def restore(
     path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups, lora_base: Path | None = None
-) -> dict[str, int]:
-    """Load weights, optimizer and scheduler; gives `iteration`, `consumed_samples` and `global_batch_size`.
+) -> Restored:
+    """Load weights, their averages, optimizer and scheduler.
 
     Args:
         path: an iter_* folder.
@@ -56,8 +68,26 @@ def restore(
     errors = data_errors(path, data_state)
     if errors:
         raise ConfigurationError(errors)
-    state = checkpoint.load_with_base(path, model.modules, model.optimizer, model.scheduler, groups, lora_base)
-    return {name: state[name] for name in ("iteration", "consumed_samples", "global_batch_size")}
+    averages, stored = model.averages, checkpoint.averages_in(path)
+    parts = {name: parts for name, parts in averages.parts().items() if name in stored}
+    state = checkpoint.load_with_base(
+        path, model.modules, model.optimizer, model.scheduler, groups, parts, moved_to=lora_base
+    )
+    averages.updates.update({name: state["ema_updates"][name] for name in parts})
+    averages.start()
+    return Restored(
+        state["iteration"],
+        state["consumed_samples"],
+        state["global_batch_size"],
+        [
+            *[
+                f"EMA {name}: not in {path}; it starts from the weights"
+                for name in averages.names
+                if name not in parts
+            ],
+            *[f"EMA {name}: in {path}, left out: this run does not keep it" for name in stored if name not in parts],
+        ],
+    )
 
 
 class Saver:
@@ -99,9 +129,17 @@ class Saver:
         self.writer.maybe_finalize()
         if not last and (self.interval is None or iteration % self.interval):
             return
-        state = {**self.state, "iteration": iteration, "consumed_samples": consumed_samples}
+        averages = model.averages
+        state = {
+            **self.state,
+            "iteration": iteration,
+            "consumed_samples": consumed_samples,
+            "ema_updates": dict(averages.updates),
+        }
         with model.complete_weights():
-            self.writer.save(iteration, model.modules, model.optimizer, model.scheduler, state, self.part)
+            self.writer.save(
+                iteration, model.modules, model.optimizer, model.scheduler, state, averages.parts(), self.part
+            )
 
     def finish(self) -> None:
         """Wait until everything is on disk."""

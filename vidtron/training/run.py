@@ -12,7 +12,7 @@ from vidtron.checkpoint import lora_formats
 from vidtron.config import yaml_file
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
+from vidtron.inference.objective import objective_of
 from vidtron.models import registry
 from vidtron.models.layers.lora import is_adapter
 from vidtron.models.layers.specs import choose_backend
@@ -21,7 +21,7 @@ from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
 from vidtron.training.batch_size import global_batch_size
 from vidtron.training.logging import Logger
-from vidtron.training.resume import Saver, find_checkpoint, restore
+from vidtron.training.resume import Restored, Saver, find_checkpoint, restore
 from vidtron.training.signals import StopRequests
 from vidtron.training.sources import DataRoom
 from vidtron.training.step import ForwardStep
@@ -54,11 +54,11 @@ def run(config: RunConfig, world: World) -> TrainingResult:
 
 def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingResult:
     family = registry.family_of(config.model)
-    schedule = ZeroTerminalSNRSchedule(config.objective.noise_shift)
-    data = DataRoom(config, groups, family, schedule.timesteps)
+    objective = objective_of(config.objective)
+    data = DataRoom(config, groups, family, objective.schedule)
     model = assemble(family, config, groups)
     path, saved = _load(config, groups, model, data)
-    progress = Progress(saved["iteration"], saved["consumed_samples"]) if saved else Progress()
+    progress = Progress(saved.iteration, saved.consumed_samples) if saved else Progress()
     batch = global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
     if groups.rank == 0 and config.checkpoint.save is not None:
@@ -76,15 +76,17 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
             logger.say(f"starting from the weights of {path}")
         if saved:
             logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
-            if saved["global_batch_size"] != batch:
-                logger.say(f"the global batch is {batch} from here on; it was {saved['global_batch_size']}")
+            if saved.global_batch_size != batch:
+                logger.say(f"the global batch is {batch} from here on; it was {saved.global_batch_size}")
+            for remark in saved.remarks:
+                logger.say(remark)
         return Trainer(
             config=config,
             groups=groups,
             family=family,
             model=model,
             data=data,
-            forward_step=ForwardStep(schedule, torch.bfloat16 if config.precision.bf16 else torch.float32),
+            forward_step=ForwardStep(objective, torch.bfloat16 if config.precision.bf16 else torch.float32),
             saver=_saver(config, groups, model, path, {"data": data.state(), "global_batch_size": batch}, config_yaml),
             logger=logger,
             requests=requests,
@@ -96,8 +98,8 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
 
 def _load(
     config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom
-) -> tuple[Path | None, dict[str, int]]:
-    """Load the checkpoint that `--load` leads to: where it is, and how far it is (empty for a fresh start).
+) -> tuple[Path | None, Restored | None]:
+    """Load the checkpoint that `--load` leads to: where it is, and how far it is (None for a fresh start).
 
     The ranks follow what rank 0 finds.
     """
@@ -113,7 +115,8 @@ def _load(
         checkpoint.take_adapters(adapters, adaptation.lora_scale, model.modules, groups)
     if path is not None or adaptation.lora_load is not None:
         model.optimizer.reload_model_params()
-    return path, {}
+        model.averages.start()
+    return path, None
 
 
 def _saver(

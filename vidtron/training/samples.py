@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from vidtron.config.run import RunConfig
+from vidtron.diffusion.conditioning import image_condition, noisy_image
+from vidtron.diffusion.loss import add_offset
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
+from vidtron.inference.objective import image_latent_scale
 from vidtron.parallel.randomness import sample_generator
-
-IMAGE_NOISE_LOG_MEAN, IMAGE_NOISE_LOG_STD = -3.0, 0.5
-"""The condition image gets noise of standard deviation exp(N(mean, std)) (CogVideoX's I2V training)."""
 
 
 class Clip(Protocol):
@@ -112,7 +112,9 @@ class SampleMaker:
         self.text_encoder = text_encoder
         self.device = device
         self.seed = seed
+        self.objective = config.objective
         self.scale = config.encoders.scale_factor
+        self.image_scale = image_latent_scale(config)
         self.text_dropout = config.objective.text_dropout if dropout else 0.0
         self.image_dropout = config.objective.image_dropout if dropout else 0.0
 
@@ -128,7 +130,7 @@ class SampleMaker:
         position = clip.position
         video_CFHW = pixels_CFHW(clip.frames_TCHW.to(self.device))
         posterior = sample_generator(self.seed, position, "posterior")
-        latents_TCHW = self._encode(video_CFHW, posterior)
+        latents_TCHW = self._encode(video_CFHW, posterior, self.scale)
         try:
             out["latents"].copy_(pad_latent_frames(latents_TCHW, self.shape.latents_TCHW[0]))
         except (ValueError, RuntimeError) as error:
@@ -136,27 +138,38 @@ class SampleMaker:
                 f"sample {clip.key}: latents {tuple(latents_TCHW.shape)} of {tuple(clip.frames_TCHW.shape)} pixels do "
                 f"not fill the model's {self.shape.latents_TCHW}"
             ) from error
-        noise = torch.randn(self.shape.latents_TCHW, generator=sample_generator(self.seed, position, "noise"))
-        out["noise"].copy_(noise)
-        if bernoulli(self.text_dropout, self.seed, position, "caption_dropout"):
+        out["noise"].copy_(self._noise(position))
+        dropped = bernoulli(self.text_dropout, self.seed, position, "caption_dropout")
+        if dropped and self.objective.null_text == "zeros":
             out["text"].zero_()
         else:
-            out["text"].copy_(self.text_encoder.encode([clip.caption])[0])
+            out["text"].copy_(self.text_encoder.encode(["" if dropped else clip.caption])[0])
         if self.shape.image_conditioned:
             out["image_latents"].zero_()
             if not bernoulli(self.image_dropout, self.seed, position, "image_dropout"):
-                image_TCHW = self._encode(self._noisy_image(video_CFHW, position), posterior)
-                out["image_latents"][0].copy_(image_TCHW[0])
+                image_1CHW = self._encode(self._image(video_CFHW, position), posterior, self.image_scale)
+                all_frames = self.objective.image_latent_frames == "all"
+                frames = self.shape.latents_TCHW[0]
+                out["image_latents"].copy_(image_condition(image_1CHW, frames, all_frames=all_frames))
         return flat
 
-    def _encode(self, video_CFHW: Tensor, generator: torch.Generator) -> Tensor:
+    def _noise(self, position: int) -> Tensor:
+        noise = torch.randn(self.shape.latents_TCHW, generator=sample_generator(self.seed, position, "noise"))
+        if self.objective.offset_noise == 0:
+            return noise
+        offset = torch.randn((), generator=sample_generator(self.seed, position, "offset_noise"))
+        return add_offset(noise, offset, self.objective.offset_noise)
+
+    def _encode(self, video_CFHW: Tensor, generator: torch.Generator, scale: float) -> Tensor:
         """Sampled and scaled latents [T, C, H, W] of one video."""
         latents_CTHW = self.autoencoder.encode(video_CFHW).sample(generator)
-        return latents_CTHW.float().permute(1, 0, 2, 3) * self.scale
+        return latents_CTHW.float().permute(1, 0, 2, 3) * scale
 
-    def _noisy_image(self, video_CFHW: Tensor, position: int) -> Tensor:
-        """The first pixel frame [C, 1, H, W] with Gaussian noise of random strength."""
-        generator = sample_generator(self.seed, position, "image_noise")
-        log_sigma = torch.randn((), generator=generator) * IMAGE_NOISE_LOG_STD + IMAGE_NOISE_LOG_MEAN
+    def _image(self, video_CFHW: Tensor, position: int) -> Tensor:
+        """The first pixel frame [C, 1, H, W], with Gaussian noise of random strength."""
         image = video_CFHW[:, :1]
-        return image + log_sigma.exp().item() * torch.randn(image.shape, generator=generator).to(image)
+        if not self.objective.image_noise:
+            return image
+        generator = sample_generator(self.seed, position, "image_noise")
+        strength = torch.randn((), generator=generator)
+        return noisy_image(image, strength, torch.randn(image.shape, generator=generator).to(image))

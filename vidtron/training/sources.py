@@ -11,8 +11,10 @@ from vidtron.data.decode import ClipDecoder
 from vidtron.data.index import ShardIndex
 from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
-from vidtron.diffusion.timesteps import discrete_timesteps, stratify
+from vidtron.diffusion.schedule import Schedule
+from vidtron.diffusion.timesteps import RankGroups, stratify
 from vidtron.encoders.factory import text_encoder, video_autoencoder
+from vidtron.inference.objective import rank_groups_of, timesteps_of
 from vidtron.parallel import Groups, named_generator, sample_generator
 from vidtron.training.batch_size import batch_size_at, global_batch_size
 from vidtron.training.batches import BatchSource, ReplicaExchange
@@ -20,21 +22,34 @@ from vidtron.training.evaluate import EVALUATION_SEED, even_timesteps
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker, SampleShape
 
+EVALUATION_PLACES = 1000
+"""Evaluations look at the middles of so many equal parts of the schedule: at the timesteps of a table of 1000."""
+
 
 class TimestepDraws:
     """Timesteps of a global batch: a function of the seed, the batch's first position and its size."""
 
-    def __init__(self, seed: int, num_timesteps: int, *, stratified: bool) -> None:
+    def __init__(
+        self,
+        seed: int,
+        timesteps_at: Callable[[Tensor], Tensor],
+        *,
+        stratified: bool = False,
+        groups: RankGroups | None = None,
+    ) -> None:
         """
         Args:
             seed: of the run.
-            num_timesteps: of the noise schedule.
-            stratified: one draw in each of as many equal parts of the schedule as the global batch has samples, the
+            timesteps_at: quantiles in [0, 1) -> timesteps; the density of the training.
+            stratified: one draw in each of as many equal parts of the density as the global batch has samples, the
                 parts dealt out at random; otherwise independent draws.
+            groups: CogVideoX's: the global batch is cut into as many runs as there are ranks, and each sample draws
+                from the timesteps of its rank.
         """
         self.seed = seed
-        self.num_timesteps = num_timesteps
+        self.timesteps_at = timesteps_at
         self.stratified = stratified
+        self.groups = groups
         self._kept: tuple[tuple[int, int], Tensor] | None = None
 
     def __call__(self, consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
@@ -49,7 +64,10 @@ class TimestepDraws:
             strata = self._strata(consumed, global_batch_size)
             strata_B = strata[[position - consumed for position in positions]]
             draws_B = stratify(draws_B, strata_B, global_batch_size)
-        return discrete_timesteps(draws_B, self.num_timesteps).float()
+        if self.groups is not None:
+            samples = global_batch_size // self.groups.ranks
+            return self.groups.draw(draws_B, [(position - consumed) // samples for position in positions]).float()
+        return self.timesteps_at(draws_B).float()
 
     def _strata(self, consumed: int, global_batch_size: int) -> Tensor:
         """Number of each slot's part [global batch]; the last answer is kept for the step's other micro-batches."""
@@ -62,20 +80,20 @@ class TimestepDraws:
 class DataRoom:
     """Everything a run reads: training and held-out shards, and the frozen encoders."""
 
-    def __init__(self, config: RunConfig, groups: Groups, family: Any, num_timesteps: int) -> None:
+    def __init__(self, config: RunConfig, groups: Groups, family: Any, schedule: Schedule) -> None:
         """
         Args:
             config: the run.
             groups: the run's process groups.
             family: the model family, which knows the shape of its latents.
-            num_timesteps: of the noise schedule.
+            schedule: the noise levels of the training.
 
         Raises:
             ValueError: shards or encoder folders cannot be used.
         """
         self.config = config
         self.groups = groups
-        self.num_timesteps = num_timesteps
+        self.schedule = schedule
         network = config.network
         self.shape = SampleShape(
             latents_TCHW=tuple(family.latent_shape(config)),
@@ -84,11 +102,14 @@ class DataRoom:
         )
         seed = config.training.seed
         self.timesteps = TimestepDraws(
-            seed, num_timesteps, stratified=config.objective.timestep_sampling == "stratified"
+            seed,
+            timesteps_of(config, schedule),
+            stratified=config.objective.timestep_sampling == "stratified",
+            groups=rank_groups_of(config.objective),
         )
         self.plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, seed)
         self.valid_plan = None
-        if config.training.eval_interval is not None:
+        if config.training.eval_interval is not None and config.data.valid_data_path:
             valid = ShardIndex.open(config.data.valid_data_path)
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, sequential=True)
         self.decoder = ClipDecoder.from_config(config.data, groups.device)
@@ -121,13 +142,22 @@ class DataRoom:
         """Batches of one evaluation, from position 0."""
         assert self.valid_plan is not None
         size = global_batch_size(self.config, self.groups.world_size)
-        samples = size * self.config.training.eval_iters
 
         def timesteps(consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
-            return even_timesteps(positions, samples, self.num_timesteps)
+            return self.evaluation_timesteps(positions)
 
-        positions = self._share().owned_positions(0, lambda consumed: size)
-        return self._source(self.valid_plan, _until(positions, samples), EVALUATION_SEED, timesteps, dropout=False)
+        positions = _until(self._share().owned_positions(0, lambda consumed: size), self.evaluation_samples)
+        return self._source(self.valid_plan, positions, EVALUATION_SEED, timesteps, dropout=False)
+
+    @property
+    def evaluation_samples(self) -> int:
+        """Samples of one evaluation, over all replicas."""
+        return global_batch_size(self.config, self.groups.world_size) * self.config.training.eval_iters
+
+    def evaluation_timesteps(self, positions: Sequence[int]) -> Tensor:
+        """Timesteps of an evaluation's samples, float32 [len(positions)]."""
+        places = even_timesteps(positions, self.evaluation_samples, EVALUATION_PLACES)
+        return self.schedule.timestep((places.double() + 0.5) / EVALUATION_PLACES).float()
 
     def _share(self) -> Share:
         groups = self.groups

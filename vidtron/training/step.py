@@ -5,29 +5,14 @@ Shape letters: B micro-batch, T latent frames, C latent channels, H, W latent ro
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidtron.diffusion.loss import mean_squared_error
-from vidtron.diffusion.parameterization import Velocity, add_noise, per_sample
+from vidtron.diffusion.objective import Objective
+from vidtron.diffusion.schedule import Schedule
 from vidtron.training.batches import MicroBatch
-
-
-class NoiseSchedule(Protocol):
-    """Signal and noise levels over the timesteps (`vidtron.diffusion.schedule`)."""
-
-    timesteps: int
-
-    def alpha(self, timesteps_B: Tensor) -> Tensor:
-        """Factor of the clean latents."""
-        ...
-
-    def sigma(self, timesteps_B: Tensor) -> Tensor:
-        """Factor of the noise."""
-        ...
-
 
 Losses = dict[str, Any]
 """What the last stage reports of a micro-batch: `losses_B` (float32) and `slots`, their places in the global batch."""
@@ -44,18 +29,22 @@ class ForwardStep:
     context-parallel ranks, which the schedule's factor makes of DDP's average.
     """
 
-    def __init__(self, schedule: NoiseSchedule, compute_dtype: torch.dtype) -> None:
-        self.schedule = schedule
+    def __init__(self, objective: Objective, compute_dtype: torch.dtype) -> None:
+        self.objective = objective
         self.compute_dtype = compute_dtype
+
+    @property
+    def schedule(self) -> Schedule:
+        """The objective's noise levels."""
+        return self.objective.schedule
 
     def __call__(
         self, micro_batches: Iterator[MicroBatch], chunk: torch.nn.Module
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Losses]]]:
         """Output of the chunk and the function that makes a loss of it (called on the last stage only)."""
         batch = next(micro_batches)
-        alpha = per_sample(self.schedule.alpha(batch.timesteps_B), batch.latents_BTCHW)
-        sigma = per_sample(self.schedule.sigma(batch.timesteps_B), batch.latents_BTCHW)
-        noisy_BTCHW = add_noise(batch.latents_BTCHW, batch.noise_BTCHW, alpha, sigma)
+        noisy_BTCHW = self.objective.noisy(batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B)
+        noisy_BTCHW = self.objective.network_input(noisy_BTCHW, batch.timesteps_B)
         image = batch.image_latents_BTCHW
         # By keyword: Float16Module casts every positional input to bf16, which has no room for timesteps above 256.
         output = chunk(
@@ -65,13 +54,9 @@ class ForwardStep:
             image_latents=None if image is None else image.to(self.compute_dtype),
             positions=list(batch.positions),
         )
-        return output, partial(self.micro_batch_loss, batch, alpha, sigma)
+        return output, partial(self.micro_batch_loss, batch)
 
-    @staticmethod
-    def micro_batch_loss(
-        batch: MicroBatch, alpha: Tensor, sigma: Tensor, output_BTCHW: Tensor
-    ) -> tuple[Tensor, Losses]:
+    def micro_batch_loss(self, batch: MicroBatch, output_BTCHW: Tensor) -> tuple[Tensor, Losses]:
         """Mean loss of the micro-batch (mcore's 2-tuple form) and the loss of each sample."""
-        target_BTCHW = Velocity().target(batch.latents_BTCHW, batch.noise_BTCHW, alpha, sigma)
-        losses_B = mean_squared_error(output_BTCHW, target_BTCHW)
+        losses_B = self.objective.losses(output_BTCHW, batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B)
         return losses_B.mean(), {"losses_B": losses_B.detach(), "slots": batch.slots}

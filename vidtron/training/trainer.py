@@ -15,14 +15,14 @@ from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups, virtual_pipeline_size
 from vidtron.training import health, metrics, report
 from vidtron.training.assembly import TrainedModel
-from vidtron.training.batch_size import batch_size_at, global_batch_size
+from vidtron.training.batch_size import batch_size_at
 from vidtron.training.batches import BatchSource, StepBatch
-from vidtron.training.evaluate import evaluate
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Saver
 from vidtron.training.signals import StopRequests
 from vidtron.training.sources import DataRoom
 from vidtron.training.step import ForwardStep
+from vidtron.training.validation import Validation
 
 
 @dataclass
@@ -88,6 +88,7 @@ class Trainer:
         stages = config.parallel.pipeline_model_parallel_size
         self.schedule = get_forward_backward_func(pp_size=stages, vp_size=virtual_pipeline_size(config))
         self.communicator = P2PCommunicator(groups.pp, model.chunks[0].config) if stages > 1 else None
+        self.validation = Validation(config, groups, model, data, self._forward_losses, forward_step.schedule.sigma)
         self.result = TrainingResult(
             iteration=progress.iteration,
             consumed_samples=progress.consumed_samples,
@@ -108,7 +109,7 @@ class Trainer:
                 stop = self._step(source)
                 iteration = self.progress.iteration
                 if training.eval_interval is not None and iteration % training.eval_interval == 0:
-                    self._evaluate()
+                    self._validate()
                 if stop is None and self.requests.at_interval(iteration):
                     stop = "interval"
                 if iteration == training.train_iters:
@@ -193,18 +194,12 @@ class Trainer:
         losses = self._run_schedule(batch, forward_only=True)
         return report.exchange(losses, batch.global_batch_size, self.groups).losses
 
-    def _evaluate(self) -> None:
-        with self.model.complete_weights():
-            row = evaluate(
-                self.data.evaluation_source,
-                self._forward_losses,
-                self.model.modules,
-                self.config.training.eval_iters,
-                global_batch_size(self.config, self.groups.world_size),
-            )
-        self.result.evaluations[self.progress.iteration] = row["loss"]
-        consumed = self.progress.consumed_samples
-        self.logger.write({"kind": "eval", "iteration": self.progress.iteration, "consumed_samples": consumed, **row})
+    def _validate(self) -> None:
+        where = {"iteration": self.progress.iteration, "consumed_samples": self.progress.consumed_samples}
+        for row in self.validation.run(self.progress.iteration):
+            if row["kind"] == "eval" and row["weights"] == metrics.MODEL:
+                self.result.evaluations[self.progress.iteration] = row["loss"]
+            self.logger.write({"kind": row["kind"], **where, **row})
 
     def _describe(self, outcome: report.StepReport, batch: StepBatch) -> str:
         def timestep_of(position: int) -> float:

@@ -7,12 +7,14 @@ rank, R features of a head, D hidden width.
 from typing import Any
 
 import torch.nn.functional as F
+from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from vidtron.models.layers.bias import add_bias
 from vidtron.models.layers.conditioning import Conditioning, Rotary
 from vidtron.models.layers.lora import LoraLinear, adapted, adapted_qkv
 from vidtron.models.layers.recompute import Recomputed
@@ -60,13 +62,14 @@ class VideoSelfAttention(SelfAttention):
         self.exchange = exchange
         self.lora_qkv: LoraLinear | None = None
         self.lora_proj: LoraLinear | None = None
+        if isinstance(self.linear_qkv, ColumnParallelLinear):
+            self.linear_qkv.skip_bias_add = True  # `add_bias` saves a pass
 
     def forward(self, hidden_sBD: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         """Hidden states [s, B, D] (a shard of them under SP) -> the same shape, and the bias still to be added."""
         cp, samples = self.pg_collection.cp, conditioning.samples
         heads, width = self.num_attention_heads_per_partition, self.hidden_size_per_attention_head
-        mixed_sBD, bias = self.linear_qkv(hidden_sBD)
-        mixed_sBD = mixed_sBD if bias is None else mixed_sBD + bias
+        mixed_sBD = add_bias(*self.linear_qkv(hidden_sBD))
         mixed_sBD = adapted_qkv(mixed_sBD, self.lora_qkv, hidden_sBD, samples, heads)
         mixed_SBNX = mixed_sBD.view(*mixed_sBD.shape[:2], heads, 3 * width)
         first = 0 if self.exchange in ("none", "a2a") else cp.rank() * mixed_SBNX.shape[0]
@@ -80,14 +83,14 @@ class VideoSelfAttention(SelfAttention):
         query, key, value = mixed_SBNX.split(width, dim=-1)
         rotary = conditioning.rotary and conditioning.rotary.rows(first, first + query.shape[0])
         prepared = Recomputed(lambda q, k: self._normalize_and_rotate(q, k, rotary), query, key)
-        query, key = prepared.value
-        if self.exchange == "all_gather":
-            key, value = (x[: conditioning.tokens] for x in gather_keys_values(key, value, cp))
         kernel = self.core_attention
         if self.checkpoint_core_attention and self.training:  # --recompute-granularity selective
             kernel = self._checkpointed_attention_forward
-        out_SBD = kernel(query, key, value, None, attn_mask_type=AttnMaskType.no_mask)
-        prepared.release_after(out_SBD)
+        with prepared.not_kept():
+            query, key = prepared.value
+            if self.exchange == "all_gather":
+                key, value = (x[: conditioning.tokens] for x in gather_keys_values(key, value, cp))
+            out_SBD = kernel(query, key, value, None, attn_mask_type=AttnMaskType.no_mask)
 
         out_SBD = F.pad(out_SBD, (0, 0, 0, 0, 0, padding)) if padding else out_SBD
         if self.exchange == "a2a":

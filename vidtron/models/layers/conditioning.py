@@ -26,17 +26,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines of the rotary angles, one row for each token of the whole sequence, padding included.
+    """cos + i sin of the rotary angles, one row for each token of the whole sequence, padding included.
 
-    Shape [tokens, 1, 1, R]; text and padding have angle 0.
+    Shape [tokens, 1, 1, R / 2], complex; text and padding have angle 0.
     """
 
-    cos: Tensor
-    sin: Tensor
+    turns: Tensor
 
     def rows(self, start: int, stop: int) -> "Rotary":
         """The table of tokens [start, stop)."""
-        return Rotary(self.cos[start:stop], self.sin[start:stop])
+        return Rotary(self.turns[start:stop])
 
 
 @dataclass(frozen=True)

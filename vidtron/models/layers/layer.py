@@ -112,14 +112,14 @@ class ModulatedLayer(TransformerLayer):
         )
 
         y = self._modulated(self.input_layernorm, hidden_SBD, shift_a, scale_a, segments)
-        update, bias = self.self_attention(y.value, conditioning)
-        y.release_after(update)
-        hidden_SBD = gated_residual(hidden_SBD, gate_a, update if bias is None else update + bias, segments)
+        with y.not_kept():
+            update, bias = self.self_attention(y.value, conditioning)
+        hidden_SBD = gated_residual(hidden_SBD, gate_a, update, bias, segments)
 
         y = self._modulated(self.pre_mlp_layernorm, hidden_SBD, shift_m, scale_m, segments)
-        update, bias = run_mlp(self.mlp, y.value, conditioning.samples, recompute=self.recompute_linear_inputs)
-        y.release_after(update)
-        return gated_residual(hidden_SBD, gate_m, update if bias is None else update + bias, segments)
+        with y.not_kept():
+            update, bias = run_mlp(self.mlp, y.value, conditioning.samples, recompute=self.recompute_linear_inputs)
+        return gated_residual(hidden_SBD, gate_m, update, bias, segments)
 
     def _modulated(
         self, norm: Any, hidden_SBD: Tensor, shift: Tensor, scale: Tensor, segments: tuple[Segment, ...]

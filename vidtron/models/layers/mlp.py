@@ -6,6 +6,7 @@ Shape letters: S tokens, B micro-batch, D hidden width, F inner width of this ra
 from megatron.core.transformer.mlp import MLP
 from torch import Tensor
 
+from vidtron.models.layers.bias import add_bias
 from vidtron.models.layers.conditioning import Samples
 from vidtron.models.layers.lora import adapted
 from vidtron.models.layers.recompute import Recomputed
@@ -16,10 +17,9 @@ def run_mlp(mlp: MLP, hidden_SBD: Tensor, samples: Samples | None, *, recompute:
 
     mcore's own forward keeps the activation's result (four hidden widths a token) for the second linear layer.
     """
-    inner_SBF, bias = mlp.linear_fc1(hidden_SBD)
+    inner_SBF = add_bias(*mlp.linear_fc1(hidden_SBD))
     inner_SBF = adapted(inner_SBF, getattr(mlp, "lora_fc1", None), hidden_SBD, samples)
-    activation = Recomputed(lambda x, b: mlp.activation_func(x + b), inner_SBF, bias, enabled=recompute)
-    out_SBD, out_bias = mlp.linear_fc2(activation.value)
-    out_SBD = adapted(out_SBD, getattr(mlp, "lora_fc2", None), activation.value, samples)
-    activation.release_after(out_SBD)
-    return out_SBD, out_bias
+    activation = Recomputed(mlp.activation_func, inner_SBF, enabled=recompute)
+    with activation.not_kept():
+        out_SBD, bias = mlp.linear_fc2(activation.value)
+        return adapted(out_SBD, getattr(mlp, "lora_fc2", None), activation.value, samples), bias

@@ -36,16 +36,16 @@ def angles_3d(frames: int, height: int, width: int, head_dim: int) -> Tensor:
 
 
 def rotary_table(angles_SR: Tensor, dtype: torch.dtype, device: torch.device) -> Rotary:
-    """Cosines and sines, computed in fp32 and cast to `dtype`: [S, 1, 1, R] each."""
-    shape = (angles_SR.shape[0], 1, 1, angles_SR.shape[1])
-    return Rotary(
-        cos=angles_SR.cos().view(shape).to(device=device, dtype=dtype),
-        sin=angles_SR.sin().view(shape).to(device=device, dtype=dtype),
-    )
+    """Cosines and sines, computed in fp32 and rounded to `dtype`, as SAT's are: [S, 1, 1, R / 2] complex."""
+    angles = angles_SR[:, None, None, ::2]  # both features of a pair turn by one angle
+    cos, sin = (x.to(dtype).to(device=device, dtype=torch.float32) for x in (angles.cos(), angles.sin()))
+    return Rotary(torch.complex(cos, sin))
 
 
 def rotate(x_SBNR: Tensor, rotary: Rotary) -> Tensor:
-    """Turn adjacent pairs of features: (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin)."""
-    pairs = x_SBNR.unflatten(-1, (-1, 2))
-    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-    return torch.addcmul(x_SBNR * rotary.cos, turned, rotary.sin)
+    """Turn adjacent pairs of features, (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin), in fp32.
+
+    A pair is a complex number: one pass over the memory does what negating, swapping, two products and a sum do.
+    """
+    pairs = torch.view_as_complex(x_SBNR.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary.turns).flatten(-2).to(x_SBNR.dtype)

@@ -1,0 +1,20 @@
+"""What is looked at every --eval-interval steps."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class ValidationConfig:
+    """Validation"""
+
+    eval_sigma_bins: int = 8
+    """Ranges of the noise level that an evaluation tells the loss of, each with equally many samples."""
+    validation_prompts: list[str] = field(default_factory=list)
+    """Sample a video of each of these at every --eval-interval, with the same noise every time."""
+    validation_prompts_file: Path | None = None
+    """Text file with more such prompts, one a line."""
+    validation_sampling_steps: int = 50
+    """Evaluations of the network for one of these videos."""
+    validation_guidance_scale: float = 6.0
+    """Classifier-free guidance of these videos; 1: none."""

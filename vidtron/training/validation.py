@@ -1,0 +1,93 @@
+"""What a run looks at every `--eval-interval` steps: losses on held-out clips, and sampled videos.
+
+All ranks take part in the layout of the training. Nothing of the training is changed by it.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from vidtron.config.run import RunConfig
+from vidtron.parallel import Groups
+from vidtron.training.assembly import TrainedModel
+from vidtron.training.batch_size import global_batch_size
+from vidtron.training.batches import StepBatch
+from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
+from vidtron.training.metrics import MODEL
+from vidtron.training.sources import DataRoom
+from vidtron.training.validation_samples import ValidationSamples, prompts_of
+
+
+class Validation:
+    """Losses of the weights and of each of their averages; videos from the first average, or from the weights."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        groups: Groups,
+        model: TrainedModel,
+        data: DataRoom,
+        forward: Callable[[StepBatch], Tensor],
+        sigma_of: Callable[[Tensor], Tensor],
+    ) -> None:
+        """
+        Args:
+            config: the run.
+            groups: the run's process groups.
+            model: as it is being trained.
+            data: gives the held-out clips, and has the encoders.
+            forward: step batch -> losses of the global batch without gradients, on all ranks.
+            sigma_of: timesteps -> noise levels.
+        """
+        self.config = config
+        self.groups = groups
+        self.model = model
+        self.data = data
+        self.forward = forward
+        timesteps = data.evaluation_timesteps(range(data.evaluation_samples))
+        self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
+        self.weights = [MODEL, *model.averages.names]
+        prompts = prompts_of(config.validation) if config.training.eval_interval is not None else []
+        self.samples = ValidationSamples(config, groups, model.modules, data, prompts) if prompts else None
+        self.sampled_weights = self.weights[min(1, len(self.weights) - 1)]
+
+    def run(self, iteration: int) -> list[dict[str, Any]]:
+        """The rows of the log, without `iteration`; the same on all ranks."""
+        rows: list[dict[str, Any]] = []
+        with self.model.complete_weights(), undisturbed(self.model.modules):
+            batches = self._held_out()
+            for weights in self.weights:
+                sampled = self.samples if weights == self.sampled_weights else None
+                if not batches and sampled is None:
+                    continue
+                with self._in_model(weights):
+                    if batches:
+                        rows.append({"kind": "eval", "weights": weights, **self._losses(batches)})
+                    if sampled is not None:
+                        rows += [{"kind": "sample", "weights": weights, **row} for row in sampled.write(iteration)]
+        return rows
+
+    def _held_out(self) -> list[StepBatch]:
+        if self.data.valid_plan is None:
+            return []
+        size = global_batch_size(self.config, self.groups.world_size)
+        return read_batches(self.data.evaluation_source(), self.config.training.eval_iters, size)
+
+    def _losses(self, batches: list[StepBatch]) -> dict[str, Any]:
+        start = time.perf_counter()
+        losses = evaluate(batches, self.forward, self.groups.device)
+        curve = sigma_curve(self.sigmas, losses, self.config.validation.eval_sigma_bins)
+        return {
+            "loss": losses.mean().item(),
+            "sigma_edges": curve.edges,
+            "sigma_losses": curve.losses,
+            "seconds": time.perf_counter() - start,
+        }
+
+    @contextlib.contextmanager
+    def _in_model(self, weights: str) -> Iterator[None]:
+        with contextlib.nullcontext() if weights == MODEL else self.model.averages.in_model(weights):
+            yield
