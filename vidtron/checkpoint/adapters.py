@@ -135,7 +135,7 @@ def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any],
     return {BASE_KEY: {"path": source and str(Path(source).resolve()), "checksums": checksums(chunks, groups)}}
 
 
-def load_weights(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None = None) -> None:
+def load_start(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None = None) -> None:
     """The weights of a checkpoint as the start of another run; adapters that it lacks stay as they were initialised.
 
     Raises:

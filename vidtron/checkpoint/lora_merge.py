@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from vidtron.checkpoint.lora_adapters import Adapter
-from vidtron.models.layers.checkpoint_rules import QkvPerHead
 from vidtron.models.layers.lora import PLACES
 
 _MAPS = {
@@ -53,7 +52,8 @@ def _joined(place: str, products: dict[str, Tensor], weight_OI: Tensor, network:
     some = next(iter(products.values()))
     parts = [products.get(name, torch.zeros_like(some)) for name in names]
     if place == "self_attention.lora_qkv":
-        return QkvPerHead().to_ours(torch.cat(parts), network)
+        heads = network.num_attention_heads
+        return torch.stack([part.unflatten(0, (heads, -1)) for part in parts], dim=1).flatten(0, 2)
     if place == "modulation.lora":
         kinds = weight_OI.shape[0] // (6 * network.hidden_size)
         return torch.cat([part.unflatten(0, (kinds, 3, -1)) for part in parts], dim=1).flatten(0, 2)

@@ -109,7 +109,7 @@ def _load(
     if path is not None and not config.checkpoint.finetune:
         return path, restore(path, model, data.state(), groups, adaptation.lora_base)
     if path is not None:
-        checkpoint.load_weights(path, model.modules, groups, adaptation.lora_base)
+        checkpoint.load_start(path, model.modules, groups, adaptation.lora_base)
     if adaptation.lora_load is not None:
         adapters = lora_formats.read(adaptation.lora_load, lora_formats.format_of(adaptation.lora_load))
         checkpoint.take_adapters(adapters, adaptation.lora_scale, model.modules, groups)
