@@ -74,6 +74,18 @@ def test_added_noise_is_the_same_under_every_layout(pool, trained, parallel):
         torch.testing.assert_close(latents, alone, rtol=0, atol=1e-4)
 
 
+def test_adapters_are_sampled_on_their_base(pool, shards, trained, tmp_path):
+    """The same from a checkpoint of everything and from one of adapters alone."""
+    flags = {"load": trained, "finetune": True, "lora_rank": 2, "lr": 1e-2}
+    world = World.from_environment()
+    for name, alone in (("whole", False), ("alone", True)):
+        training.run(small_run(shards, save=tmp_path / name, save_lora_only=alone, **flags), world)
+    whole, alone = (pool.run(sampled_latents, 1, tmp_path / n, ParallelConfig(), 1.0)[0] for n in ("whole", "alone"))
+    torch.testing.assert_close(alone, whole, rtol=0, atol=1e-5)
+    base = pool.run(sampled_latents, 1, trained, ParallelConfig(), 1.0)[0]
+    assert (base - whole).abs().max() > 1e-3
+
+
 def test_guidance_and_number_of_the_prompt_matter(pool, trained):
     plain, guided = (pool.run(sampled_latents, 1, trained, ParallelConfig(), scale)[0] for scale in (1.0, 4.0))
     assert (plain - guided).abs().max() > 1e-3

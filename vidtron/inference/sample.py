@@ -34,6 +34,8 @@ class SamplingConfig:
 
     load: Path
     """Run folder (its latest checkpoint) or one iter_* folder."""
+    lora_base: Path | None = None
+    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
     sampling_steps: int = 50
     """Evaluations of the network for one video."""
     guidance_scale: float = 6.0
@@ -77,6 +79,7 @@ def configuration_of(load: Path) -> RunConfig:
 def check(config: SamplingConfig, run: RunConfig, world: World) -> list[str]:
     """What of a sampling configuration cannot work for the run it loads."""
     errors = registry.family_of(run.model).check(run, world)
+    errors += checkpoint.base_errors(checkpoint_of(config.load), config.lora_base)
     latent_channels = registry.family_of(run.model).latent_shape(run)[1]
     errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
     averages = checkpoint.averages_in(checkpoint_of(config.load)) if config.ema is not None else []
@@ -161,9 +164,11 @@ def load_sampler(config: SamplingConfig, run: RunConfig, groups: Groups) -> Vide
     """
     chunks = build_chunks(registry.family_of(run.model), run, groups)
     if config.ema is None:
-        checkpoint.load(checkpoint_of(config.load), chunks, None, None, groups)
+        checkpoint.load_with_base(checkpoint_of(config.load), chunks, None, None, groups, moved_to=config.lora_base)
     else:
-        checkpoint.load_average(checkpoint_of(config.load), chunks, config.ema, groups)
+        checkpoint.load_average_with_base(
+            checkpoint_of(config.load), chunks, config.ema, groups, moved_to=config.lora_base
+        )
     network, encoders, device = run.network, run.encoders, groups.device
     return VideoSampler(
         config,
