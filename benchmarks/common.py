@@ -25,12 +25,12 @@ FAMILY = "cogvideox-tiny"
 
 
 def run_config(network: CogVideoXConfig, *, frames: int, height: int, width: int, **parallel: Any) -> RunConfig:
-    """A run of `network` on clips of that size; `parallel` holds fields of the parallel, precision and optimizer
-    sections."""
+    """A run of `network` on clips of that size; `parallel` holds fields of the parallel, precision, optimizer
+    and adaptation sections."""
     run = RunConfig(model=FAMILY, network=network)
     run.data.num_frames, run.data.height, run.data.width = frames, height, width
     for name, value in parallel.items():
-        section = next(s for s in (run.parallel, run.precision, run.optimizer) if hasattr(s, name))
+        section = next(s for s in (run.parallel, run.precision, run.optimizer, run.adaptation) if hasattr(s, name))
         setattr(section, name, value)
     return run
 
@@ -59,7 +59,12 @@ def forward_backward(model: TrainedModel, run: RunConfig, batch: SyntheticBatch,
     """mcore's schedule over `micro_batches` copies of the batch."""
 
     def forward_step(_: Any, chunk: torch.nn.Module) -> tuple[Tensor, Any]:
-        output = chunk(noisy_BTCHW=batch.noisy, timesteps_B=batch.timesteps, text_BLE=batch.text)
+        output = chunk(
+            noisy_BTCHW=batch.noisy,
+            timesteps_B=batch.timesteps,
+            text_BLE=batch.text,
+            positions=list(range(len(batch.noisy))),
+        )
 
         def loss(result: Tensor) -> tuple[Tensor, dict]:
             return mean_squared_error(result, batch.target).mean(), {}

@@ -1,3 +1,15 @@
 """vidtron: pretraining and fine-tuning of video diffusion transformers on megatron-core."""
 
+import warnings
+
+# What megatron-core's modules say on every rank of things that no user of ours can change: that they do without
+# Transformer Engine and apex (`--transformer-impl` decides about that, and the run says once what it uses), that a
+# default of theirs is deprecated, that they call functions of torch by their old names.
+for message, module in (
+    ("(Transformer Engine and )?Apex (is|are) not installed", "megatron"),
+    ("full scope is deprecated", "megatron"),
+    (r"`torch\.distributed\.\w+` is deprecated", "torch"),
+):
+    warnings.filterwarnings("ignore", message=message, module=module)
+
 __version__ = "0.1.0"

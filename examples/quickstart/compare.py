@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--load", type=Path, required=True, metavar="RUN", help="run folder")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the video and the picture")
     parser.add_argument("--clip", type=int, default=0, metavar="N", help="number of the clip in the shards")
-    parser.add_argument("--sampling-steps", type=int, default=10)
+    parser.add_argument("--sampling-steps", type=int, default=5)
     parser.add_argument("--guidance-scale", type=float, default=1.0)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

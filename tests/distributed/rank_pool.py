@@ -90,6 +90,10 @@ class RankPool:
                 else:
                     failures[number] = answer
                     deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        # A child of a dead process may hold its end of the pipe open: then no end of file tells of the death.
+        dead = [number for number in pending.values() if ranks[number].exit_code() is not None]
+        failures |= {number: f"the process died (exit code {ranks[number].exit_code()})" for number in dead}
+        pending = {connection: number for connection, number in pending.items() if number not in dead}
         if failures:
             stuck = f"\n(still running and killed: ranks {sorted(pending.values())})" if pending else ""
             raise RankFailure("".join(f"\nrank {n}:\n{text}" for n, text in sorted(failures.items())) + stuck)

@@ -14,7 +14,6 @@ from vidtron.config.world import World
 from vidtron.models import registry
 from vidtron.models.build import build_chunks
 from vidtron.parallel import initialized
-from vidtron.training import assembly
 from vidtron.training import trainer as trainer_module
 
 AVERAGES = {"ema_decay": [0.9999, 0.25], "ema_power": [0.1]}
@@ -217,28 +216,11 @@ def test_an_unknown_average_is_refused(pool, shards, tmp_path, one_rank):
         read_full_state(latest(one_rank), average="0.3")
 
 
-def train_partly(rank: int, run) -> None:
-    """Job: the first stage's embeddings stay as they are."""
-    original = assembly.build_chunks
-
-    def partly_frozen(*arguments):
-        chunks = original(*arguments)
-        for chunk in chunks:
-            for name, parameter in chunk.named_parameters():
-                parameter.requires_grad = not name.startswith("embedding.")
-        return chunks
-
-    assembly.build_chunks = partly_frozen
-    try:
-        train(rank, run)
-    finally:
-        assembly.build_chunks = original
-
-
 def test_frozen_weights_have_no_average(pool, shards, tmp_path, start):
     run = small_run(shards, save=tmp_path, load=tmp_path, exit_interval=1, train_iters=2, **AVERAGES, **DO)
-    pool.run(train_partly, 2, run)
-    pool.run(train_partly, 2, dataclasses.replace(run, parallel=small_run(shards, **TP2).parallel))
+    run.adaptation.freeze = ["embedding.*"]
+    pool.run(train, 2, run)
+    pool.run(train, 2, dataclasses.replace(run, parallel=small_run(shards, **TP2).parallel))
     average, weights = read_full_state(latest(tmp_path), average="0.25"), read_full_state(latest(tmp_path))
     assert average.keys() == weights.keys()
     frozen = [key for key in weights if key.startswith("embedding.")]

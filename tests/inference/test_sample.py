@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.distributed import layouts
 from tests.inference.jobs import TEXTS, config_of, errors_of, prompts, sampled, sampled_with_trouble
 from tests.training.small import small_run
+from vidtron import training
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.world import World
 from vidtron.inference.sample import sampled_run, splits_guidance
@@ -90,6 +92,16 @@ def test_a_video_depends_on_seed_and_number_alone(pool, trained, alone):
     for prompt in moved:
         latents = latents_of(pool.run(sampled, 1, trained, [prompt], {}))[prompt.number]
         assert (latents - alone[0]).abs().max() > 0.1
+
+
+def test_adapters_are_sampled_on_their_base(pool, shards, trained, alone, tmp_path):
+    """The same from a checkpoint of everything and from one of adapters alone."""
+    flags = {"load": trained, "finetune": True, "lora_rank": 2, "lr": 1e-2, "train_iters": 2}
+    for name, only in (("whole", False), ("adapters", True)):
+        training.run(layouts.small_run(shards, save=tmp_path / name, save_lora_only=only, **flags), ALONE)
+    whole = latents_of(pool.run(sampled, 1, tmp_path / "whole", prompts(1), {}))
+    assert_same(pool.run(sampled, 1, tmp_path / "adapters", prompts(1), {}), whole)
+    assert (whole[0] - alone[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vidtron.checkpoint.lora_adapters import Adapter
+from vidtron.checkpoint.lora_merge import merged
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.diffusion.loss import mean_squared_error
@@ -20,6 +22,7 @@ from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.layers.checkpoint_rules import to_ours
 from vidtron.models.layers.initialization import global_names
+from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import Groups, initialized
 from vidtron.training.assembly import TrainedModel, assemble
 
@@ -60,13 +63,17 @@ def sat_state(variant: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name not in dropped}
 
 
-def load_weights(model: TrainedModel, variant: str, groups: Groups) -> None:
-    """Put upstream's weights into the chunks of this rank."""
+def load_weights(
+    model: TrainedModel, variant: str, groups: Groups, merged_with: dict[str, Adapter] | None = None
+) -> None:
+    """Put upstream's weights, with adapters merged into them, into the chunks of this rank."""
     network = NETWORKS[variant]
     ours = to_ours(sat_rows(network), sat_state(variant), network)
     for module in model.modules:
         for named in global_names(module):
-            whole, parameter = ours[named.name], named.parameter
+            if is_adapter(named.name):
+                continue
+            whole, parameter = merged(named.name, ours[named.name], merged_with or {}, network), named.parameter
             if parameter.tensor_model_parallel:
                 whole = whole.chunk(groups.tp.size(), parameter.partition_dim)[groups.tp.rank()]
             with torch.no_grad():

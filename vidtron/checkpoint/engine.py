@@ -33,7 +33,16 @@ from vidtron.checkpoint.averages import (
     take_average,
 )
 from vidtron.checkpoint.full_state import averages_in, tensor_shapes_on_disk
-from vidtron.checkpoint.state import content_metadata, model_state, once_each, restore, sharded_state, tensor_shapes
+from vidtron.checkpoint.state import (
+    Part,
+    content_metadata,
+    everything,
+    model_state,
+    once_each,
+    restore,
+    sharded_state,
+    tensor_shapes,
+)
 from vidtron.checkpoint.writing import adapt_writing
 from vidtron.parallel import Groups, any_rank, barrier
 from vidtron.parallel.mcore_versions import async_save_arguments
@@ -82,6 +91,7 @@ class CheckpointWriter:
         scheduler: Any | None,
         state: dict[str, Any],
         averages: Averages = NO_AVERAGES,
+        part: Part = everything,
     ) -> None:
         """Save the run after `iteration` steps; with `async_save`, only begin to.
 
@@ -92,10 +102,11 @@ class CheckpointWriter:
             scheduler: megatron-core's `OptimizerParamScheduler`.
             state: plain numbers, strings, lists and dicts, the same on all ranks.
             averages: of the weights, as this rank holds them.
+            part: the weights to save, with all that is trained among them.
         """
         self.finalize()
         unfinished = self._begin(iteration)
-        content = sharded_state(chunks, optimizer, self.groups, is_loading=False)
+        content = sharded_state(chunks, optimizer, self.groups, is_loading=False, part=part)
         content["ema"] = sharded_averages(averages, model_state(content, chunks))
         content = once_each(content)
         content["state"] = state
@@ -154,6 +165,7 @@ def load(
     scheduler: Any | None,
     groups: Groups,
     averages: Averages = NO_AVERAGES,
+    part: Part = everything,
 ) -> dict[str, Any]:
     """Load a checkpoint, saved on any layout, into model, optimizer and scheduler; returns the plain state.
 
@@ -164,23 +176,27 @@ def load(
         scheduler: None leaves the schedule.
         groups: the run's process groups.
         averages: of the weights, to be loaded too; other averages in the checkpoint are left out.
+        part: the weights to load; the others keep their values, and are left out where the checkpoint has them.
 
     Raises:
         CheckpointError: it is not complete, or does not have the tensors of this run; the message names them all.
     """
-    request = sharded_state(chunks, optimizer, groups, is_loading=True)
+    request = sharded_state(chunks, optimizer, groups, is_loading=True, part=part)
     averages_request = requested_averages(averages, model_state(request, chunks))
-    _check_tensors(path, [request, averages_request], groups, averages, with_optimizer=optimizer is not None)
+    _check_tensors(path, [request, averages_request], groups, averages, part, with_optimizer=optimizer is not None)
     for average, parts in averages.items():
         for tensor in averages_request[average].values():
             tensor.init_data("cpu")
-        restore_average(_read(path, {"ema": averages_request.pop(average)}, groups)["ema"], parts)
+        # A rank that trains nothing asks for nothing, and mcore leaves what is empty out.
+        restore_average(_read(path, {"ema": averages_request.pop(average)}, groups).get("ema", {}), parts)
     loaded = _read(path, request, groups)
-    restore(loaded, chunks, optimizer, scheduler)
+    restore(loaded, chunks, optimizer, scheduler, part)
     return loaded["state"]
 
 
-def load_average(path: Path, chunks: Sequence[Any], average: str, groups: Groups) -> dict[str, Any]:
+def load_average(
+    path: Path, chunks: Sequence[Any], average: str, groups: Groups, part: Part = everything
+) -> dict[str, Any]:
     """Load an average of the weights in place of the weights, for sampling; returns the plain state.
 
     Weights that were not trained have no average and are loaded themselves.
@@ -190,18 +206,19 @@ def load_average(path: Path, chunks: Sequence[Any], average: str, groups: Groups
         chunks: this rank's model chunks, wrapped or bare.
         average: its name, as `averages_in` gives it.
         groups: the run's process groups.
+        part: the weights to load.
 
     Raises:
         CheckpointError: it is not complete, does not have the average, or is of another model.
     """
-    request = sharded_state(chunks, None, groups, is_loading=True)
-    _check_tensors(path, request, groups, NO_AVERAGES, with_optimizer=False)
+    request = sharded_state(chunks, None, groups, is_loading=True, part=part)
+    _check_tensors(path, request, groups, NO_AVERAGES, part, with_optimizer=False)
     known = averages_in(path)
     if average not in known:
         raise CheckpointError(f"{path}: no average {average}; accepted: {', '.join(known) or 'none, it has no EMA'}")
     take_average(request, average, tensor_shapes_on_disk(path).keys())
     loaded = _read(path, request, groups)
-    restore(loaded, chunks, None, None)
+    restore(loaded, chunks, None, None, part)
     return loaded["state"]
 
 
@@ -217,7 +234,7 @@ def _read(path: Path, request: dict[str, Any], groups: Groups) -> dict[str, Any]
 
 
 def _check_tensors(
-    path: Path, request: Any, groups: Groups, averages: Collection[str], *, with_optimizer: bool
+    path: Path, request: Any, groups: Groups, averages: Collection[str], part: Part, *, with_optimizer: bool
 ) -> None:
     """Compare what all ranks ask for with what is there."""
     if not folders.is_complete(path):
@@ -225,7 +242,8 @@ def _check_tensors(
     stored = {
         key: shape
         for key, shape in tensor_shapes_on_disk(path).items()
-        if (average := average_of_key(key)) is None or average in averages
+        if (average := average_of_key(key)) in averages
+        or (average is None and (key.startswith(_OPTIMIZER_PREFIX) or part(key)))
     }
     gathered: list[Any] = [None] * groups.world_size
     dist.all_gather_object(gathered, tensor_shapes(request), group=groups.world)

@@ -11,6 +11,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from vidtron.checkpoint.average_names import average_key, average_of_key
+from vidtron.checkpoint.state import Part, everything
 
 _OPTIMIZER_PREFIX = "optimizer."
 
@@ -31,12 +32,15 @@ def averages_in(path: Path) -> list[str]:
     return sorted({average for average in found if average is not None})
 
 
-def read_full_state(path: Path, *, optimizer: bool = False, average: str | None = None) -> dict[str, torch.Tensor]:
-    """The whole model's weights on the CPU, by global name.
+def read_full_state(
+    path: Path, *, optimizer: bool = False, average: str | None = None, part: Part = everything
+) -> dict[str, torch.Tensor]:
+    """The whole model's weights, or a part of them, on the CPU, by global name.
 
     Args:
         path: an `iter_*` folder.
         optimizer: read the optimizer's state as well, under `optimizer.state.*`.
+        part: which of all these names to read.
         average: name of an average that takes the place of the weights, in fp32; those that were not trained stay.
 
     Raises:
@@ -61,6 +65,7 @@ def read_full_state(path: Path, *, optimizer: bool = False, average: str | None 
                 f"{path}: no average {average}; accepted: {', '.join(averages_in(path)) or 'none, no EMA'}"
             )
         keys |= averaged
+    keys = {name: key for name, key in keys.items() if part(name)}
     tensors: dict[str, Any] = {
         key: torch.empty(stored[key].size, dtype=stored[key].properties.dtype) for key in keys.values()
     }

@@ -1,12 +1,22 @@
 """What a checkpoint holds of a run, and how it goes back into a model and its optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
 from vidtron.parallel import Groups
+
+Part = Callable[[str], bool]
+"""Which of a model's weights, by their global names, a checkpoint holds or is asked for."""
+
+
+def everything(name: str) -> bool:
+    """All weights."""
+    return True
+
 
 # Entries of an optimizer's parameter groups that are state; all others are settings.
 _GROUP_STATE = ("params", "step")
@@ -38,11 +48,13 @@ def model_keys(chunks: Sequence[Any]) -> list[str]:
     return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
 
 
-def sharded_state(chunks: Sequence[Any], optimizer: Any | None, groups: Groups, *, is_loading: bool) -> dict[str, Any]:
-    """Model and optimizer as megatron-core's sharded tensors."""
+def sharded_state(
+    chunks: Sequence[Any], optimizer: Any | None, groups: Groups, *, is_loading: bool, part: Part = everything
+) -> dict[str, Any]:
+    """Model, or a part of it, and optimizer as megatron-core's sharded tensors."""
     metadata = content_metadata(groups)
     models = {
-        key: bare(chunk).sharded_state_dict(metadata=metadata)
+        key: {name: v for name, v in bare(chunk).sharded_state_dict(metadata=metadata).items() if part(v.key)}
         for key, chunk in zip(model_keys(chunks), chunks, strict=True)
     }
     if optimizer is None:
@@ -50,7 +62,23 @@ def sharded_state(chunks: Sequence[Any], optimizer: Any | None, groups: Groups, 
     if is_loading:
         _let_momentum_load(optimizer)
     optimizer_state = optimizer.sharded_state_dict(models, is_loading=is_loading, metadata=metadata)
+    if not is_loading:
+        _agree_on_step(optimizer_state, groups)
     return {**models, "optimizer": optimizer_state}
+
+
+def _agree_on_step(optimizer_state: dict[str, Any], groups: Groups) -> None:
+    """Tell the optimizer's step to the ranks that train nothing and so have none: rank 0 saves it, and may be one."""
+    torch_state = optimizer_state.get("optimizer", optimizer_state)
+    holders = [(group, "step") for group in torch_state["param_groups"]]
+    holders += [(torch_state["state"], "common_step")] if "state" in torch_state else []
+    everybody: list[Any] = [None] * groups.world_size
+    dist.all_gather_object(everybody, [holder.get(key) for holder, key in holders], group=groups.world)
+    for (holder, key), steps in zip(holders, zip(*everybody, strict=True), strict=True):
+        if not holder.get(key):
+            known = next((step for step in steps if step), None)
+            if known is not None:
+                holder[key] = known
 
 
 def model_state(state: dict[str, Any], chunks: Sequence[Any]) -> dict[str, Any]:
@@ -101,13 +129,19 @@ def _let_momentum_load(optimizer: Any) -> None:
             part.init_state_fn = allocate
 
 
-def restore(loaded: dict[str, Any], chunks: Sequence[Any], optimizer: Any | None, scheduler: Any | None) -> None:
-    """Put a loaded state into model, optimizer and scheduler.
+def restore(
+    loaded: dict[str, Any],
+    chunks: Sequence[Any],
+    optimizer: Any | None,
+    scheduler: Any | None,
+    part: Part = everything,
+) -> None:
+    """Put a loaded state into model, or a part of it, optimizer and scheduler.
 
     Settings - learning rates, weight decay, betas - stay those of this run's configuration.
     """
     for key, chunk in zip(model_keys(chunks), chunks, strict=True):
-        bare(chunk).load_state_dict(loaded[key])
+        bare(chunk).load_state_dict(loaded[key], strict=part is everything)
     if optimizer is not None:
         state = loaded["optimizer"]
         torch_state = state.get("optimizer", state)  # the fp32 optimizer keeps torch's state as its own

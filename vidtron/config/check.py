@@ -19,6 +19,7 @@ def check(config: RunConfig, world: World) -> list[str]:
         *_check_evaluation(config),
         *_check_run_folder(config),
         *_check_logging(config, world),
+        *_check_adapters(config),
     ]
 
 
@@ -35,12 +36,14 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "save-interval": config.checkpoint.save_interval,
         "keep-latest": config.checkpoint.keep_latest,
         "log-interval": config.logging.log_interval,
+        "lora-rank": config.adaptation.lora_rank,
     }
     above_zero: dict[str, float | None] = {
         "exit-duration-in-mins": training.exit_duration_in_mins,
         "adam-eps": optimizer.adam_eps,
         "scale-factor": config.encoders.scale_factor,
         "peak-tflops": config.logging.peak_tflops,
+        "lora-alpha": config.adaptation.lora_alpha,
     }
     at_least_zero = {
         "seed": training.seed,
@@ -56,6 +59,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "adam-beta2": optimizer.adam_beta2,
         "sgd-momentum": optimizer.sgd_momentum,
         "lr-warmup-fraction": optimizer.lr_warmup_fraction,
+        "lora-dropout": config.adaptation.lora_dropout,
     }
     for flag, value in at_least_one.items():
         if value is not None and value < 1:
@@ -146,6 +150,8 @@ def _check_run_folder(config: RunConfig) -> Iterator[str]:
         yield f"--save {checkpoint.save}: not a folder; accepted: a folder, which is made if it does not exist"
     if checkpoint.overwrite and checkpoint.load is not None and checkpoint.load == checkpoint.save:
         yield "--overwrite: --load would read what it empties; accepted: one of the two"
+    if checkpoint.finetune and checkpoint.load in (None, checkpoint.save):
+        yield "--finetune: starts from the weights of another run; accepted: with --load FOLDER, not that of --save"
 
 
 def _check_logging(config: RunConfig, world: World) -> Iterator[str]:
@@ -155,3 +161,21 @@ def _check_logging(config: RunConfig, world: World) -> Iterator[str]:
             yield f"--wandb-exp-name {logging.wandb_exp_name}: needs --wandb-project NAME"
     elif "wandb" not in world.packages:
         yield f"--wandb-project {logging.wandb_project}: needs the package wandb (pip install wandb)"
+
+
+def _check_adapters(config: RunConfig) -> Iterator[str]:
+    """Flags that only mean something beside --lora-rank, and what adapters do not work with."""
+    given = config.adaptation
+    if given.lora_rank is not None and config.precision.fp8_format is not None:
+        yield f"--lora-rank {given.lora_rank}: adapters beside FP8 layers are untested; accepted: without --fp8-format"
+    if given.lora_rank is None:
+        for flag, value in (
+            ("lora-alpha", given.lora_alpha),
+            ("lora-dropout", given.lora_dropout),
+            ("save-lora-only", given.save_lora_only),
+            ("lora-base", given.lora_base),
+            ("lora-load", given.lora_load),
+        ):
+            if value:
+                typed = f"--{flag}" if value is True else f"--{flag} {value}"
+                yield f"{typed}: there are no adapters; accepted: with --lora-rank"

@@ -13,6 +13,8 @@ class CheckpointConfig:
     load: Path | None = None
     """Run folder (its latest complete checkpoint) or one iter_* folder to resume from. Equal to --save and empty:
     a fresh start."""
+    finetune: bool = False
+    """Take only the weights of --load: iteration, optimizer and data start anew."""
     save_interval: int | None = None
     """Steps between checkpoints; unset: only at the end."""
     async_save: bool = False

@@ -7,6 +7,7 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.ema import EmaConfig
 from vidtron.config.logging import LoggingConfig
+from vidtron.config.lora import AdaptationConfig
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.optimizer import OptimizerConfig
 from vidtron.config.parallel import ParallelConfig
@@ -25,6 +26,7 @@ class RunConfig:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

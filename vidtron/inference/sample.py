@@ -82,15 +82,10 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
 def check(config: SamplingConfig, run: RunConfig, world: World, prompts: Sequence[Prompt]) -> list[str]:
     """What cannot work of a sampling configuration, for `sampled_run` of it; one message each."""
     family, network = registry.family_of(run.model), run.network
-    errors = family.check(run, world)
+    errors = [*weights.check(config), *family.check(run, world)]
     latent_channels = family.latent_shape(run)[1]
     errors += factory.check(run, world, network.text_width, latent_channels)
     errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
-    if config.ema is not None:
-        averages = weights.averages_of(config.load)
-        if config.ema not in averages:
-            accepted = ", ".join(averages) or "none, no EMA"
-            errors.append(f"--ema {config.ema}: not in the checkpoint; accepted: {accepted}")
     if config.fps is not None and not config.fps > 0:
         errors.append(f"--fps {config.fps:g}; accepted: more than 0")
     at_once = config.vae_frames_at_once
@@ -127,7 +122,7 @@ def load_sampler(
         pair: two replicas that halve guidance between them.
     """
     chunks = build_chunks(registry.family_of(run.model), run, groups)
-    weights.load_into(chunks, config.load, config.ema, groups)
+    weights.load_into(chunks, config, groups)
     network, encoders, device = run.network, run.encoders, groups.device
     dtype = factory.encoder_dtype(run, device)
     autoencoder = factory.video_autoencoder(

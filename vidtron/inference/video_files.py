@@ -103,6 +103,7 @@ class VideoFiles:
         del flat["parallel"], flat["split_guidance"]  # how it was made, not what
         resolved = {
             "load": weights.checkpoint_of(config.load).resolve(),
+            "lora_base": _resolved(config.lora_base),
             "seed": prompt.seed,
             "negative_prompt": prompt.negative,
             **{name: getattr(run.data, name) for name in ("num_frames", "height", "width")},

@@ -8,6 +8,7 @@ import torch
 from vidtron import checkpoint
 from vidtron.config import cli
 from vidtron.config.run import RunConfig
+from vidtron.inference.config import SamplingConfig
 from vidtron.models import registry
 from vidtron.parallel import Groups
 
@@ -29,18 +30,24 @@ def configuration_of(load: Path) -> RunConfig:
     return cli.load(checkpoint_of(load) / "config.yaml", registry.preset, registry.preset_names())
 
 
-def averages_of(load: Path) -> list[str]:
-    """Names of the averages of the weights beside them."""
-    return checkpoint.averages_in(checkpoint_of(load))
+def check(config: SamplingConfig) -> list[str]:
+    """What is wrong with the choice of weights; one message each."""
+    path = checkpoint_of(config.load)
+    errors = checkpoint.base_errors(path, config.lora_base)
+    averages = [] if config.ema is None else checkpoint.averages_in(path)
+    if config.ema is not None and config.ema not in averages:
+        errors.append(f"--ema {config.ema}: not in the checkpoint; accepted: {', '.join(averages) or 'none, no EMA'}")
+    return errors
 
 
-def load_into(chunks: Sequence[torch.nn.Module], load: Path, ema: str | None, groups: Groups) -> None:
-    """Fill this rank's bare chunks with the weights, or with the average named `ema`. All ranks call it together.
+def load_into(chunks: Sequence[torch.nn.Module], config: SamplingConfig, groups: Groups) -> None:
+    """Fill this rank's bare chunks with the weights, or with their average. All ranks call it together.
 
     Raises:
         CheckpointError: they are of another model.
     """
-    if ema is None:
-        checkpoint.load(checkpoint_of(load), chunks, None, None, groups)
+    path, base = checkpoint_of(config.load), config.lora_base
+    if config.ema is None:
+        checkpoint.load_with_base(path, chunks, None, None, groups, moved_to=base)
     else:
-        checkpoint.load_average(checkpoint_of(load), chunks, ema, groups)
+        checkpoint.load_average_with_base(path, chunks, config.ema, groups, moved_to=base)

@@ -4,14 +4,8 @@ Importing this package adapts megatron-core to the machine (`cpu.py`) and mends 
 `bucket_padding.py`).
 """
 
-import warnings
-
-# Each of a dozen megatron-core modules warns, on every rank, that it does without Transformer Engine and apex.
-# `--transformer-impl` decides about that, and the run says once what it uses.
-warnings.filterwarnings("ignore", message="(Transformer Engine and )?Apex (is|are) not installed", module="megatron")
-
-from vidtron.parallel import bucket_padding, torch_adam  # noqa: E402
-from vidtron.parallel.cpu import adapt  # noqa: E402
+from vidtron.parallel import bucket_padding, torch_adam
+from vidtron.parallel.cpu import adapt
 
 adapt()
 torch_adam.repair()

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -60,6 +61,8 @@ def adapt() -> None:
     if _adapted or torch.cuda.is_available():
         return
     _adapted = True
+    # layers.py line 738 recommends it for the sake of CUDA's streams.
+    warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS", module="megatron")
     torch_on_cpu = _torch_on_cpu()
     for name in MODULES_NAMING_A_GPU:
         importlib.import_module(f"megatron.core.{name}").torch = torch_on_cpu  # type: ignore[attr-defined]

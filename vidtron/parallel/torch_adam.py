@@ -1,4 +1,4 @@
-"""Repairs to megatron-core's distributed optimizer over torch's AdamW: the three defects of loading a checkpoint.
+"""Repairs to megatron-core's distributed optimizer over torch's AdamW: four defects of its checkpoints.
 
 They appear, on CPU and GPU, wherever neither Transformer Engine nor apex brings its own Adam: torch's keeps a `step`
 tensor per parameter, which the distributed optimizer (optimizer/distrib_optimizer.py) handles in part only.
@@ -25,6 +25,7 @@ def repair() -> None:
         ("sharded_state_dict", _with_state_to_load_into),
         ("_set_main_param_and_optimizer_states", _keeping_the_step),
         ("load_state_dict", _with_a_step_per_parameter),
+        ("state_dict", _without_parameters),
     ):
         setattr(cls, name, wrap(getattr(cls, name)))
 
@@ -70,3 +71,17 @@ def _with_a_step_per_parameter(original: Any) -> Any:
                 state["step"] = state["step"].clone()
 
     return load_state_dict
+
+
+def _without_parameters(original: Any) -> Any:
+    """Line 642 again: a rank whose weights are all frozen has no step. Zero stands for it."""
+
+    @functools.wraps(original)
+    def state_dict(self: Any) -> dict[str, Any]:
+        groups = self.optimizer.param_groups
+        if any(group["params"] for group in groups):
+            return original(self)
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        return {"optimizer": {"param_groups": [{**group, "step": 0.0} for group in settings]}}
+
+    return state_dict

@@ -19,6 +19,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megatron.core.transformer.module import Float16Module, MegatronModule
 
 from vidtron.config.run import RunConfig
+from vidtron.models import freezing
 from vidtron.models.build import build_chunks
 from vidtron.parallel.groups import Groups
 from vidtron.training.ema import WeightAverages, rules
@@ -97,6 +98,7 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
     modules = build_chunks(family, config, groups)
     for module in modules:
         module.to(groups.device)
+        freezing.freeze(module, config.adaptation)
         for parameter in module.parameters():
             tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     models: list[Any] = modules

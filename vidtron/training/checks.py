@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
@@ -22,10 +23,36 @@ def check(config: RunConfig, world: World) -> list[str]:
     """
     latest = find_checkpoint(config.checkpoint.load)
     errors = [*folder.check_folders(config.checkpoint, latest), *_check_variance(config), *_check_prompts(config)]
-    if latest is None or errors:
+    lora_base = config.adaptation.lora_base
+    if latest is None and lora_base is not None:
+        errors.append(f"--lora-base {lora_base}: there are no adapters to go on with; accepted: with --load")
+    errors += _adapter_errors(config)
+    if latest is not None:
+        errors += base_errors(latest, lora_base)
+    if latest is None or errors or config.checkpoint.finetune:
         return errors
     plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, config.training.seed)
     return data_errors(latest, {"--data-path": plan.fingerprint()})
+
+
+def _adapter_errors(config: RunConfig) -> list[str]:
+    """What is wrong with the file of --lora-load."""
+    path = config.adaptation.lora_load
+    if path is None:
+        return []
+    if not path.exists():
+        return [f"--lora-load {path}: does not exist; accepted: a diffusers or SAT LoRA file or folder"]
+    try:
+        adapters = lora_formats.read(path, lora_formats.format_of(path))
+    except CheckpointError as error:
+        return [f"--lora-load {error}"]
+    ranks = sorted({adapter.rank for adapter in adapters.values()})
+    if ranks != [config.adaptation.lora_rank]:
+        return [
+            f"--lora-rank {config.adaptation.lora_rank}: the adapters of --lora-load {path} have rank "
+            f"{', '.join(map(str, ranks))}; accepted: the same, one for all"
+        ]
+    return []
 
 
 def _check_variance(config: RunConfig) -> list[str]:

@@ -163,7 +163,7 @@ class WeightAverages:
 
     @torch.no_grad()
     def start(self) -> None:
-        """Let each average that has not been updated yet be the weights as they are."""
+        """Let each average that has not been updated yet be the weights as they are: after these were loaded."""
         for name, updates in self.updates.items():
             if not updates and self._masters:
                 torch._foreach_copy_(self._values[name], [master.values for master in self._masters])

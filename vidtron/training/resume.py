@@ -49,7 +49,9 @@ class Restored:
     """What of the checkpoint and of this run did not meet, for the log."""
 
 
-def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups) -> Restored:
+def restore(
+    path: Path, model: TrainedModel, data_state: dict[str, str], groups: Groups, lora_base: Path | None = None
+) -> Restored:
     """Load weights, their averages, optimizer and scheduler.
 
     Args:
@@ -57,6 +59,7 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
         model: overwritten.
         data_state: what data and encoders are now (`DataRoom.state`).
         groups: the run's process groups.
+        lora_base: `--lora-base`.
 
     Raises:
         ConfigurationError: data or encoders are not those of the checkpoint.
@@ -67,9 +70,10 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
         raise ConfigurationError(errors)
     averages, stored = model.averages, checkpoint.averages_in(path)
     parts = {name: parts for name, parts in averages.parts().items() if name in stored}
-    state = checkpoint.load(path, model.modules, model.optimizer, model.scheduler, groups, parts)
+    state = checkpoint.load_with_base(
+        path, model.modules, model.optimizer, model.scheduler, groups, parts, moved_to=lora_base
+    )
     averages.updates.update({name: state["ema_updates"][name] for name in parts})
-    averages.start()
     return Restored(
         state["iteration"],
         state["consumed_samples"],
@@ -88,15 +92,24 @@ def restore(path: Path, model: TrainedModel, data_state: dict[str, str], groups:
 class Saver:
     """Saves when it is time to, into the run folder if there is one."""
 
-    def __init__(self, config: CheckpointConfig, groups: Groups, state: dict[str, Any], config_yaml: str) -> None:
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        groups: Groups,
+        state: dict[str, Any],
+        config_yaml: str,
+        part: checkpoint.Part = checkpoint.everything,
+    ) -> None:
         """
         Args:
             config: the flags.
             groups: the run's process groups.
-            state: kept beside the weights: `data` (`DataRoom.state`) and `global_batch_size`.
+            state: kept beside the weights: `data` (`DataRoom.state`), `global_batch_size` and what `part` leaves out.
             config_yaml: kept in each checkpoint.
+            part: the weights to save.
         """
         self.interval = config.save_interval
+        self.part = part
         self.state = state
         self.writer: checkpoint.CheckpointWriter | None = None
         if config.save is not None:
@@ -123,7 +136,9 @@ class Saver:
             "ema_updates": dict(averages.updates),
         }
         with model.complete_weights():
-            self.writer.save(iteration, model.modules, model.optimizer, model.scheduler, state, averages.parts())
+            self.writer.save(
+                iteration, model.modules, model.optimizer, model.scheduler, state, averages.parts(), self.part
+            )
 
     def finish(self) -> None:
         """Wait until everything is on disk."""

@@ -2,14 +2,19 @@
 
 import gc
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from vidtron import checkpoint
+from vidtron.checkpoint import lora_formats
 from vidtron.config import yaml_file
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.inference.objective import objective_of
 from vidtron.models import registry
+from vidtron.models.layers.lora import is_adapter
 from vidtron.models.layers.specs import choose_backend
 from vidtron.parallel import Groups, barrier, broadcast_object, initialized
 from vidtron.training import folder
@@ -52,7 +57,8 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     objective = objective_of(config.objective)
     data = DataRoom(config, groups, family, objective.schedule)
     model = assemble(family, config, groups)
-    saved = _load(config, groups, model, data)
+    path, saved = _load(config, groups, model, data)
+    model.averages.start()  # wherever the weights have come from
     progress = Progress(saved.iteration, saved.consumed_samples) if saved else Progress()
     batch = global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
@@ -67,6 +73,8 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     logger = Logger(config, progress.iteration, active=groups.rank == 0)
     try:
         _introduce(config, groups, logger, model, data)
+        if config.checkpoint.finetune:
+            logger.say(f"starting from the weights of {path}")
         if saved:
             logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
             if saved.global_batch_size != batch:
@@ -80,9 +88,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
             model=model,
             data=data,
             forward_step=ForwardStep(objective, torch.bfloat16 if config.precision.bf16 else torch.float32),
-            saver=Saver(
-                config.checkpoint, groups, {"data": data.state(), "global_batch_size": batch}, config_yaml=config_yaml
-            ),
+            saver=_saver(config, groups, model, path, {"data": data.state(), "global_batch_size": batch}, config_yaml),
             logger=logger,
             requests=requests,
             progress=progress,
@@ -91,21 +97,50 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
         logger.close()
 
 
-def _load(config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom) -> Restored | None:
-    """Load the checkpoint that `--load` leads to, if there is one. The ranks follow what rank 0 finds."""
+def _load(
+    config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom
+) -> tuple[Path | None, Restored | None]:
+    """Load the checkpoint that `--load` leads to: where it is, and how far it is (None for a fresh start).
+
+    The ranks follow what rank 0 finds.
+    """
     path = find_checkpoint(config.checkpoint.load) if groups.rank == 0 else None
     path = broadcast_object(path, 0, groups, groups.world)
-    return None if path is None else restore(path, model, data.state(), groups)
+    adaptation = config.adaptation
+    if path is not None and not config.checkpoint.finetune:
+        return path, restore(path, model, data.state(), groups, adaptation.lora_base)
+    if path is not None:
+        checkpoint.load_start(path, model.modules, groups, adaptation.lora_base)
+    if adaptation.lora_load is not None:
+        adapters = lora_formats.read(adaptation.lora_load, lora_formats.format_of(adaptation.lora_load))
+        checkpoint.take_adapters(adapters, adaptation.lora_scale, model.modules, groups)
+    if path is not None or adaptation.lora_load is not None:
+        model.optimizer.reload_model_params()
+    return path, None
+
+
+def _saver(
+    config: RunConfig, groups: Groups, model: TrainedModel, path: Path | None, state: dict[str, Any], config_yaml: str
+) -> Saver:
+    """What saves all weights, or adapters alone with a record of the rest as it is now, loaded from `path`."""
+    part = checkpoint.everything
+    if config.adaptation.save_lora_only:
+        part = is_adapter
+        state = state | checkpoint.record_base(path, config.adaptation.lora_base, model.modules, groups)
+    return Saver(config.checkpoint, groups, state, config_yaml=config_yaml, part=part)
 
 
 def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: DataRoom) -> None:
     """What the run is, in a few lines."""
     layout = config.parallel
-    own = sum(parameter.numel() for module in model.modules for parameter in module.parameters())
+    parameters = [parameter for module in model.modules for parameter in module.parameters()]
+    own = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     logger.say(
         f"{config.model} on {groups.world_size} ranks ({groups.device.type}): "
         f"tensor {layout.tensor_model_parallel_size} x pipeline {layout.pipeline_model_parallel_size} x "
-        f"context {layout.context_parallel_size} x data {groups.dp_size}; {own:,} parameters on rank 0; layers: "
+        f"context {layout.context_parallel_size} x data {groups.dp_size}; {own:,} parameters on rank 0"
+        f"{'' if trained == own else f', {trained:,} of them trained'}; layers: "
         f"{choose_backend(config.precision, World.from_environment())}"
     )
     short = f", {data.plan.left_out:,} too short and left out" if data.plan.left_out else ""

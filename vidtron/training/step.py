@@ -52,6 +52,7 @@ class ForwardStep:
             timesteps_B=batch.timesteps_B,
             text_BLE=batch.text_BLE.to(self.compute_dtype),
             image_latents=None if image is None else image.to(self.compute_dtype),
+            positions=list(batch.positions),
         )
         return output, partial(self.micro_batch_loss, batch)
 

@@ -113,8 +113,8 @@ PRESETS = {
             _TINY,
             {
                 "data": {"num_frames": 17, "height": 64, "width": 96, "fps": None},
-                # A network of this size learns clips by heart rather than to denoise them: in nearly all of its
-                # timesteps little of the clip is left.
+                # A network of this size learns clips by heart rather than to denoise them: in nearly all timesteps
+                # little of the clip is left.
                 "objective": {"noise_shift": 100.0},
                 "optimizer": {"lr": 1e-2, "lr_warmup_iters": 10, "lr_decay_style": "cosine", "clip_grad": 1.0},
             },

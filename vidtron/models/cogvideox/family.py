@@ -7,6 +7,9 @@ from megatron.core.transformer.module import MegatronModule
 
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
+from vidtron.models import freezing
+from vidtron.models.cogvideox import lora_names
+from vidtron.models.cogvideox.checkpoint_names import sat_rows
 from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
@@ -63,6 +66,7 @@ class CogVideoXFamily:
             groups,
             backend=choose_backend(run.precision, world),
             seed=run.training.seed,
+            adaptation=run.adaptation,
             pre_process=pre_process,
             post_process=post_process,
             vp_stage=vp_stage,
@@ -91,16 +95,41 @@ class CogVideoXFamily:
         return padded_length(self.tokens_per_sample(run), multiple)
 
     def flops_per_sample(self, run: RunConfig) -> float:
-        """Model FLOPs of forward and backward pass, recomputation not counted."""
-        return training_flops(run.network, self.latent_shape(run))
+        """Model FLOPs of forward and backward pass, recomputation and gradients of frozen matrices not counted."""
+        adaptation = run.adaptation
+        if adaptation.lora_rank is None and not adaptation.freeze and not adaptation.train_only:
+            return training_flops(run.network, self.latent_shape(run))
+        trained = freezing.trained_names(self.parameter_names(run), adaptation)
+        return training_flops(run.network, self.latent_shape(run), trained, adaptation.lora_rank or 0)
 
     def image_conditioned(self, network: CogVideoXConfig) -> bool:
         """Whether training needs an image condition."""
         return network.image_conditioned
 
+    def parameter_names(self, run: RunConfig) -> list[str]:
+        """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
+        names = [row.ours for row in sat_rows(run.network)]
+        if run.adaptation.lora_rank is not None:
+            names += lora_names.parameter_names(
+                lora_names.chosen(run.adaptation.lora_target_modules), run.network.num_layers
+            )
+        return names
+
     def check(self, run: RunConfig, world: World) -> list[str]:
-        """Everything about the network and its clip size that cannot work."""
-        return [*_check_network(run.network), *_check_layout(run), *self._check_clip(run)]
+        """Everything about the network, its clip size and what of it is trained that cannot work."""
+        return [
+            *_check_network(run.network),
+            *_check_layout(run),
+            *self._check_clip(run),
+            *self._check_adaptation(run),
+        ]
+
+    def _check_adaptation(self, run: RunConfig) -> list[str]:
+        try:
+            names = self.parameter_names(run)
+        except ValueError as error:
+            return [str(error)]
+        return freezing.errors(names, run.adaptation)
 
     def _check_clip(self, run: RunConfig) -> list[str]:
         network: CogVideoXConfig = run.network

@@ -5,6 +5,7 @@ Shape letters: B micro-batch, T C H W latent frames, channels, height, width, L 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedStateDict, ShardedTensor
@@ -16,12 +17,15 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor
 from torch.nn.functional import silu
 
+from vidtron.config.lora import AdaptationConfig
+from vidtron.models.cogvideox import lora_names
 from vidtron.models.cogvideox.config import TEXT, VIDEO, CogVideoXConfig
 from vidtron.models.cogvideox.embeddings import TokenEmbedding, unpatchify
 from vidtron.models.cogvideox.layers import FinalLayer
 from vidtron.models.layers import initialization as init
+from vidtron.models.layers import lora
 from vidtron.models.layers.block import ConditionedTransformerBlock
-from vidtron.models.layers.conditioning import Conditioning, Rotary, Segment
+from vidtron.models.layers.conditioning import Conditioning, Rotary, Samples, Segment
 from vidtron.models.layers.embeddings import ScalarEmbedding, mark_replicated_over_stages
 from vidtron.models.layers.rotary import angles_3d, rotary_table
 from vidtron.models.layers.specs import Backend, modulated_layer_spec, norm_class
@@ -51,6 +55,7 @@ class CogVideoX(MegatronModule):
         *,
         backend: Backend,
         seed: int,
+        adaptation: AdaptationConfig | None = None,
         pre_process: bool = True,
         post_process: bool = True,
         vp_stage: int | None = None,
@@ -89,6 +94,9 @@ class CogVideoX(MegatronModule):
                 eps=network.final_norm_eps,
                 tp=groups.tp,
             )
+        if adaptation is not None and adaptation.lora_rank is not None:
+            parts = lora_names.parts_of(lora_names.chosen(adaptation.lora_target_modules))
+            lora.attach(self.decoder.layers, parts, adaptation, seed=seed, tp=groups.tp)
         self.to(groups.device)
         init.initialize(self, self._init_rule, seed=seed, tp=groups.tp)
 
@@ -109,6 +117,7 @@ class CogVideoX(MegatronModule):
         timesteps_B: Tensor,
         text_BLE: Tensor,
         image_latents: Tensor | None = None,
+        positions: Sequence[int] | None = None,
     ) -> Tensor:
         """Run this chunk.
 
@@ -117,6 +126,7 @@ class CogVideoX(MegatronModule):
             timesteps_B: training timesteps, integers or fp32.
             text_BLE: text embeddings.
             image_latents: like `noisy_BTCHW`, for the image-to-video networks.
+            positions: of the samples since step 0; training with dropout needs them.
 
         Returns:
             On the last chunk the velocity, fp32 [B, T, C, H, W], the same on all ranks of the TP and CP groups; else
@@ -137,7 +147,11 @@ class CogVideoX(MegatronModule):
                 latents = torch.cat((noisy_BTCHW, image_latents), dim=2)
             hidden_SBD = self.embedding(latents, text_BLE, split)
         conditioning = Conditioning(
-            embedding_TBE, self._segments(split, text_length), split.tokens, self._rotary(split, text_length, grid)
+            embedding_TBE,
+            self._segments(split, text_length),
+            split.tokens,
+            self._rotary(split, text_length, grid),
+            None if positions is None else Samples(tuple(positions), split),
         )
         hidden_SBD = self.decoder(hidden_SBD, conditioning)
         if not self.post_process:
@@ -194,6 +208,8 @@ class CogVideoX(MegatronModule):
     def _init_rule(self, name: str) -> init.Rule:
         """Initial weights as in SAT's CogVideoX: normal in the layers, smaller at their outputs, Xavier at the
         patches, torch's default for the rest."""
+        if lora.is_adapter(name):
+            return lora.initial(name)
         network = self.network
         module = name.rsplit(".", 2)[-2] if "." in name else name
         hidden, patch = network.hidden_size, network.patch_size_t * network.patch_size**2

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vidtron.models.layers.bias import add_bias
 from vidtron.models.layers.conditioning import Conditioning, Rotary
+from vidtron.models.layers.lora import LoraLinear, adapted, adapted_qkv
 from vidtron.models.layers.recompute import Recomputed
 from vidtron.models.layers.rotary import rotate
 from vidtron.parallel.context_parallel import (
@@ -59,14 +60,17 @@ class VideoSelfAttention(SelfAttention):
             kwargs["cp_comm_type"] = cp_comm_type
         super().__init__(config=config, submodules=submodules, **kwargs)
         self.exchange = exchange
+        self.lora_qkv: LoraLinear | None = None
+        self.lora_proj: LoraLinear | None = None
         if isinstance(self.linear_qkv, ColumnParallelLinear):
             self.linear_qkv.skip_bias_add = True  # `add_bias` saves a pass
 
     def forward(self, hidden_sBD: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         """Hidden states [s, B, D] (a shard of them under SP) -> the same shape, and the bias still to be added."""
-        cp = self.pg_collection.cp
-        mixed_sBD = add_bias(*self.linear_qkv(hidden_sBD))
+        cp, samples = self.pg_collection.cp, conditioning.samples
         heads, width = self.num_attention_heads_per_partition, self.hidden_size_per_attention_head
+        mixed_sBD = add_bias(*self.linear_qkv(hidden_sBD))
+        mixed_sBD = adapted_qkv(mixed_sBD, self.lora_qkv, hidden_sBD, samples, heads)
         mixed_SBNX = mixed_sBD.view(*mixed_sBD.shape[:2], heads, 3 * width)
         first = 0 if self.exchange in ("none", "a2a") else cp.rank() * mixed_SBNX.shape[0]
         if self.exchange == "a2a":
@@ -91,7 +95,8 @@ class VideoSelfAttention(SelfAttention):
         out_SBD = F.pad(out_SBD, (0, 0, 0, 0, 0, padding)) if padding else out_SBD
         if self.exchange == "a2a":
             out_SBD = tokens_for_heads(out_SBD.unflatten(-1, (-1, width)), cp).flatten(2)
-        return self.linear_proj(out_SBD)
+        update_sBD, bias = self.linear_proj(out_SBD)
+        return adapted(update_sBD, self.lora_proj, out_SBD, samples), bias
 
     def _normalize_and_rotate(self, query: Tensor, key: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
         query, key = self.q_layernorm(query), self.k_layernorm(key)

@@ -5,16 +5,17 @@ closure carries gets no gradient. This subclass overrides forward and the recomp
 Shape letters: S tokens of this rank, B micro-batch, D hidden width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from megatron.core import tensor_parallel
 from megatron.core.enums import Fp8Recipe
 from megatron.core.fp8_utils import get_fp8_context
 from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.utils import make_viewless_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidtron.models.layers.conditioning import Conditioning
 
@@ -45,6 +46,7 @@ class ConditionedTransformerBlock(TransformerBlock):
 
     def _run(self, start: int, stop: int, hidden_SBD: Tensor, conditioning: Conditioning) -> Tensor:
         for layer in self.layers[start:stop]:
+            hidden_SBD = _tracked([layer], hidden_SBD)
             with self._layer_fp8_context(layer.layer_number):
                 hidden_SBD = layer(hidden_SBD, conditioning)
         return hidden_SBD
@@ -69,6 +71,7 @@ class ConditionedTransformerBlock(TransformerBlock):
         def region(hidden: Tensor, embedding: Tensor) -> Tensor:
             return self._run(start, stop, hidden, conditioning.with_embedding(embedding))
 
+        hidden_SBD = _tracked(self.layers[start:stop], hidden_SBD)
         return self._recomputed(region, hidden_SBD, conditioning.embedding_TBE)
 
     def _recomputed(self, region: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -83,3 +86,15 @@ class ConditionedTransformerBlock(TransformerBlock):
             self.pg_collection.tp,
             *inputs,
         )
+
+
+def _tracked(layers: Iterable[nn.Module], hidden_SBD: Tensor) -> Tensor:
+    """The input of some layers, requiring a gradient if one of their weights does.
+
+    A recomputed region without an input that requires one would give its weights none (mcore
+    tensor_parallel/random.py). Below the first trained layer there is no backward pass.
+    """
+    if hidden_SBD.requires_grad or not torch.is_grad_enabled():
+        return hidden_SBD
+    trained = any(parameter.requires_grad for layer in layers for parameter in layer.parameters())
+    return hidden_SBD.detach().requires_grad_() if trained else hidden_SBD

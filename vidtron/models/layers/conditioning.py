@@ -3,9 +3,11 @@
 Shape letters: T time embeddings, B micro-batch, E width of the time embedding, R features of a head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
+
+from vidtron.parallel.tokens import TokenSplit
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Which samples of the run and which of their tokens a rank holds: what dropout is a function of."""
+
+    positions: tuple[int, ...]
+    """Of each sample of the micro-batch, since step 0."""
+    split: TokenSplit
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Everything a layer receives besides the hidden states.
 
@@ -49,7 +60,8 @@ class Conditioning:
     tokens: int
     """Real tokens of the whole sequence: what attention sees."""
     rotary: Rotary | None = None
+    samples: Samples | None = None
 
     def with_embedding(self, embedding_TBE: Tensor) -> "Conditioning":
         """The same with another embedding tensor (recomputation runs on detached inputs)."""
-        return Conditioning(embedding_TBE, self.segments, self.tokens, self.rotary)
+        return replace(self, embedding_TBE=embedding_TBE)

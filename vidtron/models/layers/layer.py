@@ -18,7 +18,8 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from vidtron.models.layers.conditioning import Conditioning, Segment
+from vidtron.models.layers.conditioning import Conditioning, Samples, Segment
+from vidtron.models.layers.lora import LoraLinear, added_vectors
 from vidtron.models.layers.mlp import run_mlp
 from vidtron.models.layers.norms import gated_residual, modulate
 from vidtron.models.layers.recompute import Recomputed
@@ -54,18 +55,25 @@ class Modulation(MegatronModule):
             init_method=config.init_method,
             tp_group=tp,
         )
+        self.lora: LoraLinear | None = None
 
-    def forward(self, embedding_TBE: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, embedding_TBE: Tensor, samples: Samples | None = None) -> tuple[Tensor, ...]:
         """[T, B, E] -> `vectors` tensors [T, B, K, D]."""
-        flat, _ = self.linear(embedding_TBE)
-        if self.tp.size() > 1:
-            gather = (
-                all_gather_last_dim_from_tensor_parallel_region
-                if self.config.sequence_parallel
-                else gather_from_tensor_model_parallel_region
-            )
-            flat = gather(flat, group=self.tp)
-        return flat.unflatten(-1, (self.kinds, self.vectors, -1)).unbind(dim=-2)
+        flat, bias = self.linear(embedding_TBE)
+        vectors_TBKVD = self._gathered(flat if bias is None else flat + bias).unflatten(
+            -1, (self.kinds, self.vectors, -1)
+        )
+        if self.lora is not None:
+            deltas = {part: self._gathered(delta) for part, delta in self.lora(embedding_TBE, samples).items()}
+            vectors_TBKVD = vectors_TBKVD + added_vectors(deltas, self.kinds)
+        return vectors_TBKVD.unbind(dim=-2)
+
+    def _gathered(self, flat: Tensor) -> Tensor:
+        if self.tp.size() == 1:
+            return flat
+        if self.config.sequence_parallel:
+            return all_gather_last_dim_from_tensor_parallel_region(flat, group=self.tp)
+        return gather_from_tensor_model_parallel_region(flat, group=self.tp)
 
 
 class ModulatedLayer(TransformerLayer):
@@ -99,7 +107,9 @@ class ModulatedLayer(TransformerLayer):
     def forward(self, hidden_SBD: Tensor, conditioning: Conditioning) -> Tensor:  # type: ignore[override]
         """[S, B, D] -> [S, B, D]."""
         segments = conditioning.segments
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(conditioning.embedding_TBE)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(
+            conditioning.embedding_TBE, conditioning.samples
+        )
 
         y = self._modulated(self.input_layernorm, hidden_SBD, shift_a, scale_a, segments)
         with y.not_kept():
@@ -108,7 +118,7 @@ class ModulatedLayer(TransformerLayer):
 
         y = self._modulated(self.pre_mlp_layernorm, hidden_SBD, shift_m, scale_m, segments)
         with y.not_kept():
-            update, bias = run_mlp(self.mlp, y.value, recompute=self.recompute_linear_inputs)
+            update, bias = run_mlp(self.mlp, y.value, conditioning.samples, recompute=self.recompute_linear_inputs)
         return gated_residual(hidden_SBD, gate_m, update, bias, segments)
 
     def _modulated(

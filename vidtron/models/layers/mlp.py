@@ -7,15 +7,19 @@ from megatron.core.transformer.mlp import MLP
 from torch import Tensor
 
 from vidtron.models.layers.bias import add_bias
+from vidtron.models.layers.conditioning import Samples
+from vidtron.models.layers.lora import adapted
 from vidtron.models.layers.recompute import Recomputed
 
 
-def run_mlp(mlp: MLP, hidden_SBD: Tensor, *, recompute: bool) -> tuple[Tensor, Tensor | None]:
+def run_mlp(mlp: MLP, hidden_SBD: Tensor, samples: Samples | None, *, recompute: bool) -> tuple[Tensor, Tensor | None]:
     """mcore's MLP, its activation recomputed in the backward pass: [S, B, D] and the bias still to be added.
 
     mcore's own forward keeps the activation's result (four hidden widths a token) for the second linear layer.
     """
     inner_SBF = add_bias(*mlp.linear_fc1(hidden_SBD))
+    inner_SBF = adapted(inner_SBF, getattr(mlp, "lora_fc1", None), hidden_SBD, samples)
     activation = Recomputed(mlp.activation_func, inner_SBF, enabled=recompute)
     with activation.not_kept():
-        return mlp.linear_fc2(activation.value)
+        out_SBD, bias = mlp.linear_fc2(activation.value)
+        return adapted(out_SBD, getattr(mlp, "lora_fc2", None), activation.value, samples), bias

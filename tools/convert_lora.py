@@ -1,0 +1,77 @@
+"""Convert adapters (LoRA) between SAT, diffusers and this trainer.
+
+    python tools/convert_lora.py --load-format megatron --load RUN --save-format diffusers --save FOLDER
+
+To train on adapters of another tool, give their file to pretrain_video.py --lora-load.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from vidtron.checkpoint import CheckpointError
+from vidtron.checkpoint.lora_adapters import cast
+from vidtron.checkpoint.lora_diffusers import write_diffusers
+from vidtron.checkpoint.lora_formats import Format, read
+from vidtron.checkpoint.lora_sat import write_sat
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Arguments:
+    """Convert adapters (LoRA)."""
+
+    load: Path
+    """megatron: a run folder or iter_* folder; diffusers: a safetensors file or folder; sat: a folder or .pt file."""
+    load_format: Format
+    """Format of --load."""
+    save: Path
+    """Folder to write to; for diffusers also a file ending in .safetensors."""
+    save_format: Literal["sat", "diffusers"]
+    """Format of --save."""
+    lora_alpha: float | None = None
+    """Alpha of the adapters, where --load does not tell it right."""
+    lora_fold_scale: bool = False
+    """Multiply B by what a loader would have to be told: alpha becomes the rank (diffusers) or 1 (SAT)."""
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of the written tensors; unset: as they are."""
+    overwrite: bool = False
+    """Replace an existing file."""
+    trust_pickle: bool = False
+    """sat: read files that hold more than tensors; they may run code."""
+
+
+def main() -> None:
+    """Parse, read, write. Exits with status 2 where that is refused."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    try:
+        adapters = read(
+            arguments.load,
+            arguments.load_format,
+            alpha=arguments.lora_alpha,
+            trust_pickle=arguments.trust_pickle,
+        )
+        if arguments.dtype is not None:
+            adapters = cast(adapters, DTYPES[arguments.dtype])
+        options = {"fold_scale": arguments.lora_fold_scale, "overwrite": arguments.overwrite}
+        if arguments.save_format == "diffusers":
+            file = write_diffusers(adapters, arguments.save, **options)
+            told = "load_lora_weights takes it at adapter weight 1.0"
+        else:
+            file = arguments.save
+            told = f"the YAML of SAT needs r: {next(iter(adapters.values())).rank}, lora_alpha: " + format(
+                write_sat(adapters, arguments.save, **options), "g"
+            )
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"{file}: {len(adapters)} adapters; {told}")
+
+
+if __name__ == "__main__":
+    main()

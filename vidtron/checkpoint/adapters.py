@@ -1,0 +1,214 @@
+"""Checkpoints that hold adapters alone, and the frozen weights they belong to.
+
+Such a checkpoint records where its base weights lay and a checksum of each, so that adapters are never put on others.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vidtron.checkpoint import folders
+from vidtron.checkpoint.averages import Averages
+from vidtron.checkpoint.engine import NO_AVERAGES, CheckpointError, load, load_average
+from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
+from vidtron.checkpoint.lora_adapters import Adapters
+from vidtron.checkpoint.state import Part, bare, everything
+from vidtron.models.layers.initialization import global_names
+from vidtron.models.layers.lora import is_adapter
+from vidtron.parallel import Groups, any_rank
+
+BASE_KEY = "lora_base"
+"""Of the plain state: `path` of the base weights (None: the initial weights of the run) and their `checksums`."""
+
+_BITS = {2: torch.int16, 4: torch.int32}
+
+
+def is_base(name: str) -> bool:
+    """Whether a weight, by its name in the model, is none of an adapter's."""
+    return not is_adapter(name)
+
+
+def base_of(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint of adapters alone records of its base; None for any other checkpoint."""
+    return read_state(path).get(BASE_KEY)
+
+
+def base_errors(path: Path, moved_to: Path | None) -> list[str]:
+    """What keeps the base weights of the checkpoint at `path` from being found.
+
+    Args:
+        path: an `iter_*` folder.
+        moved_to: `--lora-base`, or None.
+    """
+    record = base_of(path)
+    if record is None:
+        return [] if moved_to is None else [_needless(path, moved_to)]
+    if moved_to is not None and not folders.is_complete(moved_to):
+        return [f"--lora-base {moved_to}: not a complete checkpoint; accepted: the iter_* folder of the base weights"]
+    if moved_to is None and record["path"] is not None and not folders.is_complete(Path(record["path"])):
+        return [
+            f"--load {path}: holds adapters alone, and their base weights are not at {record['path']} any more; "
+            "accepted: --lora-base with the iter_* folder where they are now"
+        ]
+    return []
+
+
+def _needless(path: Path, moved_to: Path) -> str:
+    return f"--lora-base {moved_to}: {path} does not hold adapters alone; accepted: without --lora-base"
+
+
+def load_with_base(
+    path: Path,
+    chunks: Sequence[Any],
+    optimizer: Any | None,
+    scheduler: Any | None,
+    groups: Groups,
+    averages: Averages = NO_AVERAGES,
+    *,
+    moved_to: Path | None = None,
+) -> dict[str, Any]:
+    """`load`; where the checkpoint holds adapters alone, the other weights come from their base.
+
+    Args:
+        path: an `iter_*` folder.
+        chunks: this rank's model chunks, as they were initialised.
+        optimizer: None loads the weights only.
+        scheduler: None leaves the schedule.
+        groups: the run's process groups.
+        averages: as `load`.
+        moved_to: where the base weights lie now, if not where the checkpoint says.
+
+    Raises:
+        CheckpointError: a checkpoint is not complete or not of this model, or the base weights are missing or others.
+    """
+    part = _load_base(path, chunks, groups, moved_to)
+    return load(path, chunks, optimizer, scheduler, groups, averages, part)
+
+
+def load_average_with_base(
+    path: Path, chunks: Sequence[Any], average: str, groups: Groups, *, moved_to: Path | None = None
+) -> dict[str, Any]:
+    """`load_average`, with the base weights where the checkpoint holds adapters alone. Raises CheckpointError."""
+    return load_average(path, chunks, average, groups, _load_base(path, chunks, groups, moved_to))
+
+
+def _load_base(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None) -> Part:
+    """Load the base of a checkpoint of adapters alone; gives the part that is left for the checkpoint itself."""
+    if not folders.is_complete(path):
+        raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
+    errors = base_errors(path, moved_to)
+    if errors:
+        raise CheckpointError("\n".join(errors))
+    record = base_of(path)
+    if record is None:
+        return everything
+    base = moved_to or (None if record["path"] is None else Path(record["path"]))
+    if base is not None:
+        load(base, chunks, None, None, groups, part=is_base)
+    now = checksums(chunks, groups)
+    then = record["checksums"]
+    differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if differing:
+        source = f"the weights at {base}" if base is not None else "the initial weights of this --seed"
+        shown = ", ".join(differing[:8]) + (", ..." if len(differing) > 8 else "")
+        raise CheckpointError(
+            f"--load {path}: {source} are not those its adapters were trained on; {len(differing)} of {len(now)} "
+            f"tensors differ: {shown}; accepted: the same base weights in the same precision"
+        )
+    return is_adapter
+
+
+def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any], groups: Groups) -> dict[str, Any]:
+    """What checkpoints of adapters alone keep, as plain state, of the weights that this run does not change.
+
+    Args:
+        path: the checkpoint the run started or went on from; None: its weights are the initial ones.
+        moved_to: `--lora-base`.
+        chunks: this rank's model chunks, loaded.
+        groups: the run's process groups.
+    """
+    record = None if path is None else base_of(path)
+    source = moved_to or (path if record is None else record["path"])
+    return {BASE_KEY: {"path": source and str(Path(source).resolve()), "checksums": checksums(chunks, groups)}}
+
+
+def load_start(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None = None) -> None:
+    """The weights of a checkpoint as the start of another run; adapters that it lacks stay as they were initialised.
+
+    Raises:
+        CheckpointError: as `load_with_base`.
+    """
+    named = {n.name for chunk in chunks for n in global_names(bare(chunk))}
+    stored = folders.is_complete(path) and any(map(is_adapter, tensor_shapes_on_disk(path)))
+    if stored or not any(map(is_adapter, named)):
+        load_with_base(path, chunks, None, None, groups, moved_to=moved_to)
+    else:
+        load(path, chunks, None, None, groups, part=is_base)
+
+
+@torch.no_grad()
+def take_adapters(adapters: Adapters, scale: float, chunks: Sequence[Any], groups: Groups) -> None:
+    """Put adapters of a file into the model's own, each rank its part.
+
+    Args:
+        adapters: of the whole network (`lora_formats.read`).
+        scale: what the run multiplies a product by; B takes what differs from the file's.
+        chunks: this rank's model chunks.
+        groups: the run's process groups.
+
+    Raises:
+        CheckpointError: the file's adapters are not those of this run; the message names them all.
+    """
+    mine = {n.name: n.parameter for chunk in chunks for n in global_names(bare(chunk)) if is_adapter(n.name)}
+    gathered: list[Any] = [None] * groups.world_size
+    dist.all_gather_object(gathered, sorted({name.rsplit(".", 1)[0] for name in mine}), group=groups.world)
+    wanted = {name for names in gathered for name in names}
+    problems = [f"{name}: not in the file" for name in sorted(wanted - adapters.keys())]
+    problems += [f"{name}: in the file, but not in this run" for name in sorted(adapters.keys() - wanted)]
+    parts = {}
+    for name, parameter in mine.items():
+        module, half = name.rsplit(".", 1)
+        if module not in adapters:
+            continue
+        adapter = adapters[module].with_alpha(scale * adapters[module].rank)
+        part = adapter.A if half == "A" else adapter.B
+        if getattr(parameter, "tensor_model_parallel", False):
+            part = part.chunk(groups.tp.size(), parameter.partition_dim)[groups.tp.rank()]
+        if part.shape == parameter.shape:
+            parts[name] = part
+        else:
+            problems.append(f"{name}: shape {list(part.shape)} in the file, {list(parameter.shape)} in this run")
+    if any_rank(bool(problems), groups):
+        raise CheckpointError(
+            f"--lora-load: {len(problems)} adapters differ; accepted: those of --lora-rank and --lora-target-modules\n"
+            + "\n".join(problems)
+        )
+    for name, part in parts.items():
+        mine[name].copy_(part)
+
+
+def checksums(chunks: Sequence[Any], groups: Groups) -> dict[str, int]:
+    """Name -> sum of the bits of all elements, taken as integers, of each weight that is none of an adapter's.
+
+    Whole tensors, so the same under every layout and on every rank.
+    """
+    mine: dict[str, int] = {}
+    for chunk in chunks:
+        for named in global_names(bare(chunk)):
+            parameter = named.parameter
+            counts = getattr(parameter, "tensor_model_parallel", False) or groups.tp.rank() == 0
+            if is_base(named.name) and counts and groups.dp_cp.rank() == 0:
+                bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
+                mine.setdefault(named.name, int(bits.sum(dtype=torch.int64)))
+    everybody: list[Any] = [None] * groups.world_size
+    dist.all_gather_object(everybody, (groups.pp.rank(), mine), group=groups.world)
+    totals: dict[str, int] = {}
+    stage_of: dict[str, int] = {}
+    for stage, part in sorted(everybody, key=lambda entry: entry[0]):
+        for name, value in part.items():
+            if stage_of.setdefault(name, stage) == stage:  # of what every stage has a copy, the first one's
+                totals[name] = (totals.get(name, 0) + value) % 2**64
+    return totals

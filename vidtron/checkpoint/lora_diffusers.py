@@ -1,0 +1,133 @@
+"""Adapters in the files of diffusers and PEFT.
+
+Alpha stands in the safetensors header `lora_adapter_metadata`, a PEFT LoraConfig as JSON; without one it is the rank.
+Source: diffusers.loaders.lora_base, diffusers.loaders.peft, peft.LoraConfig.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.lora_adapters import Adapters, diffusers_module, paired, refuse_unknown, write_file
+from vidtron.models.cogvideox.lora_names import TARGETS
+
+FILE = "pytorch_lora_weights.safetensors"
+HEADER = "lora_adapter_metadata"
+
+_KEY = re.compile(r"(?:transformer\.)?transformer_blocks\.(\d+)\.(.+)\.(lora_A|lora_B|alpha)(?:\.weight)?")
+_BY_MODULE = {target.diffusers: target for target in TARGETS}
+
+
+def read_diffusers(path: Path) -> Adapters:
+    """The adapters in a safetensors file, or in a folder with one. Raises CheckpointError."""
+    file = _file_in(path)
+    halves: dict[tuple[str, str], Tensor] = {}
+    alphas: dict[str, float] = {}
+    unknown = []
+    with safe_open(file, framework="pt") as opened:
+        settings = _peft_settings(opened.metadata() or {}, file)
+        for key in opened.keys():  # noqa: SIM118, no mapping
+            match = _KEY.fullmatch(key.replace(".default.weight", ".weight"))
+            if match is None or match[2] not in _BY_MODULE:
+                unknown.append(key)
+                continue
+            name = f"decoder.layers.{match[1]}.{_BY_MODULE[match[2]].ours}"
+            if match[3] == "alpha":
+                alphas[name] = float(opened.get_tensor(key))
+            else:
+                halves[name, match[3][-1]] = opened.get_tensor(key)
+    refuse_unknown(unknown, file)
+
+    def alpha_of(name: str, rank: int) -> float:
+        if name in alphas:
+            return alphas[name]
+        module = diffusers_module(name)
+        patterns: dict[str, float] = settings.get("alpha_pattern") or {}
+        found = next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), None)
+        alpha = float(settings.get("lora_alpha", rank) if found is None else found)
+        return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha
+
+    return paired(halves, alpha_of, file)
+
+
+def _file_in(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    if (path / FILE) in found:
+        return path / FILE
+    if len(found) != 1:
+        raise CheckpointError(f"{path}: {len(found)} safetensors files; accepted: one, or a {FILE}")
+    return found[0]
+
+
+def _peft_settings(header: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """The LoraConfig in a file's header, without the prefix that names the pipeline's part; empty without one."""
+    try:
+        given = json.loads(header.get(HEADER) or "{}")
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{file}: its header {HEADER} is not JSON: {error}") from error
+    settings = {key.removeprefix("transformer."): value for key, value in given.items()}
+    for key in ("use_dora", "lora_bias", "fan_in_fan_out"):
+        if settings.get(key):
+            raise CheckpointError(f"{file}: its header {HEADER} says {key}; accepted: plain LoRA")
+    return settings
+
+
+def write_diffusers(adapters: Adapters, path: Path, *, fold_scale: bool = False, overwrite: bool = False) -> Path:
+    """Write what `load_lora_weights` loads right at adapter weight 1.0; returns the file.
+
+    Args:
+        adapters: to be written.
+        path: a folder, or a file ending in `.safetensors`.
+        fold_scale: multiply B by alpha / rank and say that alpha is the rank, for loaders that take the rank for it
+            without looking.
+        overwrite: replace an existing file.
+
+    Raises:
+        CheckpointError: the file exists.
+    """
+    file = path if path.suffix == ".safetensors" else path / FILE
+    if fold_scale:
+        adapters = {name: a.with_alpha(float(a.rank)) for name, a in adapters.items()}
+    tensors = {
+        f"transformer.{diffusers_module(name)}.lora_{half}.weight": tensor.contiguous()
+        for name, a in adapters.items()
+        for half, tensor in (("A", a.A), ("B", a.B))
+    }
+    header = {"format": "pt", HEADER: json.dumps(_peft_header(adapters), indent=2, sort_keys=True)}
+    write_file(file, overwrite, lambda part: save_file(tensors, part, metadata=header))
+    return file
+
+
+def _peft_header(adapters: Adapters) -> dict[str, Any]:
+    """PEFT's LoraConfig of the adapters: the commonest rank and alpha, and patterns for the others."""
+    modules = {diffusers_module(name): a for name, a in adapters.items()}
+    rank = Counter(a.rank for a in adapters.values()).most_common(1)[0][0]
+    alpha = Counter(a.alpha for a in adapters.values()).most_common(1)[0][0]
+    settings = {
+        "r": rank,
+        "lora_alpha": _whole(alpha),
+        "rank_pattern": {f"^{m}": a.rank for m, a in modules.items() if a.rank != rank},
+        "alpha_pattern": {f"^{m}": _whole(a.alpha) for m, a in modules.items() if a.alpha != alpha},
+        "target_modules": sorted(modules),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_dora": False,
+        "use_rslora": False,
+        "lora_bias": False,
+    }
+    return {f"transformer.{key}": value for key, value in settings.items()}
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number == int(number) else number
