@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vidtron.config.errors import ConfigurationError, refuse
 from vidtron.config.world import World
 from vidtron.inference.config import SamplingConfig
-from vidtron.inference.prompts import read_prompts
+from vidtron.inference.prompts import Prompt, read_prompts
 from vidtron.inference.sample import Failure, Video, check, sample, sampled_run
 from vidtron.inference.video_files import OutputConfig, VideoFiles
 
@@ -75,8 +75,9 @@ def main() -> None:
         prompt = failure.prompt
         print(f"failed: prompt {prompt.number} ({prompt.text!r}): {failure.reason}", file=sys.stderr, flush=True)
 
-    def progress(steps: list[int]) -> tqdm:
-        return tqdm(steps, disable=world.rank != 0 or not sys.stderr.isatty(), unit="step")
+    def progress(prompt: Prompt, steps: list[int]) -> tqdm:
+        shown = world.rank == 0 and sys.stderr.isatty()
+        return tqdm(steps, desc=f"prompt {prompt.number}", unit="step", disable=not shown)
 
     failures = sample(config, run, world, prompts, deliver, progress, report)
     if failures:

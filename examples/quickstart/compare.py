@@ -61,7 +61,7 @@ def main() -> None:
         world,
         [Prompt(caption, number=0, seed=config.seed)],
         sampled.append,
-        progress=lambda steps: tqdm(steps, disable=not sys.stderr.isatty(), unit="step"),
+        progress=lambda _, steps: tqdm(steps, disable=not sys.stderr.isatty(), unit="step"),
     )
     if failures:
         parser.exit(1, f"no sample: {failures[0].reason}\n")

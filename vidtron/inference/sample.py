@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -138,7 +139,7 @@ def sample(
     world: World,
     prompts: Sequence[Prompt],
     deliver: Callable[[Video], None],
-    progress: Progress = lambda steps: steps,
+    progress: Callable[[Prompt, list[int]], Any] = lambda prompt, steps: steps,
     report: Callable[[Failure], None] = lambda failure: None,
 ) -> list[Failure]:
     """Sample a video of each prompt; replicas, or pairs of them, take turns.
@@ -153,7 +154,7 @@ def sample(
         world: as the launcher started this rank.
         prompts: one video each.
         deliver: called with each video on the first rank of those that made it.
-        progress: wraps the list of steps, for a progress bar.
+        progress: wraps the list of a video's steps, for a progress bar.
         report: called with each failure, on the same rank, when it happens.
 
     Returns:
@@ -168,7 +169,7 @@ def sample(
         sampler = load_sampler(config, run, groups, pair)
         own: list[Failure] = []
         for prompt in prompts[team.number :: team.count]:
-            reason = _make(sampler, team, prompt, deliver, progress)
+            reason = _make(sampler, team, prompt, deliver, partial(progress, prompt))
             if reason is not None and team.leads:
                 own.append(Failure(prompt, reason))
                 report(own[-1])
