@@ -1,18 +1,25 @@
-"""What a run writes to continue from, and how it is read."""
+"""What a run writes to continue from and how it is read; weights in other formats."""
 
+from vidtron.checkpoint.conversion import Conversion, convert
 from vidtron.checkpoint.engine import CheckpointError, CheckpointWriter, load
 from vidtron.checkpoint.folders import completed, folder_name, is_complete, iteration_of, latest, prune
+from vidtron.checkpoint.formats import ConversionError, detect_format, open_weights
 from vidtron.checkpoint.full_state import read_full_state, read_state
 
 __all__ = [
     "CheckpointError",
     "CheckpointWriter",
+    "Conversion",
+    "ConversionError",
     "completed",
+    "convert",
+    "detect_format",
     "folder_name",
     "is_complete",
     "iteration_of",
     "latest",
     "load",
+    "open_weights",
     "prune",
     "read_full_state",
     "read_state",
