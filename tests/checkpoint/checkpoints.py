@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, by the format's own names, with stock readers."""
     match checkpoint.detect_format(folder):
         case "sat":
-            tag = (folder / "latest").read_text()
+            tag = (folder / "latest").read_text().strip()
             files = sorted((folder / tag).glob("mp_rank_*.pt"))
             return {f"{file.stem[8:10]} {k}": t for file in files for k, t in load_sat(file).items()}
         case "diffusers":

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from vidtron.checkpoint import verification
 from vidtron.checkpoint.formats import FORMATS, Format, open_weights
 from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, WeightTarget
 from vidtron.checkpoint.formats.diffusers import DiffusersTarget
@@ -15,6 +15,7 @@ from vidtron.checkpoint.formats.megatron import MegatronTarget
 from vidtron.checkpoint.formats.sat import SatTarget
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
+from vidtron.checkpoint.verification import Verification
 from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, SAT_FINAL_NORM_EPS
@@ -36,8 +37,8 @@ class Conversion:
     parameters: int
     notes: list[str] = field(default_factory=list)
     """What the user should know, one line each."""
-    verification: Any = None
-    """`verification.Verification` with `verify`."""
+    verification: Verification | None = None
+    """With `verify`."""
 
 
 def convert(
@@ -112,10 +113,8 @@ def convert(
         target.finish()
         result.notes += getattr(target, "notes", [])
         if verify:
-            from vidtron.checkpoint.verification import verify as compare
-
             written = open_weights(folder, save_format, model=model)
-            result.verification = compare(source, written, specs, progress)
+            result.verification = verification.verify(source, written, specs, progress)
     return result
 
 

@@ -6,6 +6,7 @@ from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
 from vidtron.training import folder
 from vidtron.training.resume import data_errors, find_checkpoint
+from vidtron.training.starting_weights import find_weights, folder_errors, weights_errors
 
 
 def check(config: RunConfig, world: World) -> list[str]:
@@ -13,6 +14,9 @@ def check(config: RunConfig, world: World) -> list[str]:
 
     Encoders are compared with a checkpoint's when the run has opened them.
     """
+    weights = find_weights(config.checkpoint)
+    if weights is not None:
+        return [*folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
     latest = find_checkpoint(config.checkpoint.load)
     errors = folder.check_folders(config.checkpoint, latest)
     if latest is None or errors:

@@ -19,6 +19,7 @@ from vidtron.training.logging import Logger
 from vidtron.training.resume import Saver, find_checkpoint, restore
 from vidtron.training.signals import StopRequests
 from vidtron.training.sources import DataRoom
+from vidtron.training.starting_weights import find_weights, start_from
 from vidtron.training.step import ForwardStep
 from vidtron.training.trainer import Progress, Trainer, TrainingResult
 
@@ -36,6 +37,7 @@ def run(config: RunConfig, world: World) -> TrainingResult:
     Raises:
         ConfigurationError: data or encoders are not those of the checkpoint.
         CheckpointError: the checkpoint is of another model or optimizer.
+        ConversionError: the weights to start from are not of the run's network.
         ShardError, BadClipError: clips cannot be read.
         NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
     """
@@ -52,7 +54,9 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     schedule = ZeroTerminalSNRSchedule(config.objective.noise_shift)
     data = DataRoom(config, groups, family, schedule.timesteps)
     model = assemble(family, config, groups)
-    saved = _load(config, groups, model, data)
+    weights = broadcast_object(find_weights(config.checkpoint) if groups.rank == 0 else None, 0, groups, groups.world)
+    remarks = [] if weights is None else start_from(weights, config, model, groups)
+    saved = _load(config, groups, model, data) if weights is None else {}
     progress = Progress(saved["iteration"], saved["consumed_samples"]) if saved else Progress()
     batch = global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
@@ -67,6 +71,8 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     logger = Logger(config, progress.iteration, active=groups.rank == 0)
     try:
         _introduce(config, groups, logger, model, data)
+        for remark in remarks:
+            logger.say(remark)
         if saved:
             logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
             if saved["global_batch_size"] != batch:

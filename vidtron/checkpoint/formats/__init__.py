@@ -5,15 +5,25 @@ from typing import Literal, get_args
 
 from vidtron.checkpoint.formats.base import ConversionError, WeightSource, WeightTarget
 from vidtron.checkpoint.formats.diffusers import DiffusersSource, transformer_folder
-from vidtron.checkpoint.formats.megatron import MegatronSource, checkpoint_folder
+from vidtron.checkpoint.formats.megatron import MegatronSource, checkpoint_folder, holds_weights_only
 from vidtron.checkpoint.formats.sat import SatSource
 from vidtron.checkpoint.formats.sat_files import is_sat
 from vidtron.models import registry
+from vidtron.models.cogvideox.config import CogVideoXConfig
 
 Format = Literal["sat", "diffusers", "megatron"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-__all__ = ["FORMATS", "ConversionError", "Format", "WeightSource", "WeightTarget", "detect_format", "open_weights"]
+__all__ = [
+    "FORMATS",
+    "ConversionError",
+    "Format",
+    "WeightSource",
+    "WeightTarget",
+    "detect_format",
+    "holds_weights_only",
+    "open_weights",
+]
 
 
 def detect_format(path: Path) -> Format | None:
@@ -30,6 +40,7 @@ def open_weights(
     format: Format | None = None,
     *,
     model: str | None = None,
+    network: tuple[str, CogVideoXConfig] | None = None,
     ema: bool | str = False,
     fp32: bool = False,
     trust_pickle: bool = False,
@@ -40,6 +51,7 @@ def open_weights(
         path: of a checkpoint.
         format: told by its marker files unless given.
         model: preset of the network; else the checkpoint tells.
+        network: a preset's name, and a network that differs from it, instead of `model`.
         ema: the averages of the weights instead of them; a name where a checkpoint has several.
         fp32: take the fp32 weights of a bf16 run's optimizer where there are any.
         trust_pickle: open `.pt` files that need more than tensors and plain values.
@@ -48,7 +60,7 @@ def open_weights(
         ConversionError: it is no checkpoint, is damaged, or does not fit its network; all tensors are named.
         ValueError: there is no such preset.
     """
-    preset = None if model is None else (model, registry.preset(model).network)
+    preset = network if model is None else (model, registry.preset(model).network)
     if not path.exists():
         raise ConversionError(f"--load {path}: does not exist")
     format = format or detect_format(path)

@@ -18,6 +18,7 @@ from vidtron.checkpoint.formats.base import (
     check_floating,
     refuse,
 )
+from vidtron.checkpoint.full_state import read_state
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.torch_dist_files import TorchDistReader, TorchDistWriter
 from vidtron.config import cli, yaml_file
@@ -233,6 +234,11 @@ class MegatronTarget(WeightTarget):
 
 WEIGHTS_ONLY = "weights_only"
 """Entry of the plain state of a checkpoint that no run has written: there is no optimizer to continue with."""
+
+
+def holds_weights_only(path: Path) -> bool:
+    """Whether an iter_* folder was made by a conversion, without an optimizer to continue with."""
+    return bool(read_state(path).get(WEIGHTS_ONLY))
 
 
 def extra_states(network: CogVideoXConfig) -> list[str]:

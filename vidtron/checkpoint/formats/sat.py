@@ -77,16 +77,19 @@ class SatSource(WeightSource):
         self.files = SatFiles(path, ema=ema, trust_pickle=trust_pickle)
         self._refuse_adapters()
         local_shapes = {name: tuple(self.files.parts(name)[0].shape) for name in self.files.names}
-        try:
-            network, self.sample = foreign_configs.from_sat(
-                local_shapes,
-                lambda name: self.files.parts(name)[0],
-                {**self.files.parameters, **({} if preset is None else vars(preset[1]))},
-            )
-        except ValueError as error:
-            raise ConversionError(f"--load {self.files.folder}: {error}") from error
+        known = self.files.parameters
+
+        def read(name: str) -> Tensor:
+            return self.files.parts(name)[0]
+
         if preset is not None:
             network = dataclasses.replace(preset[1], final_norm_eps=SAT_FINAL_NORM_EPS)
+            self.sample = foreign_configs.sample_of_sat(network, local_shapes, read, known)
+        else:
+            try:
+                network, self.sample = foreign_configs.from_sat(local_shapes, read, known)
+            except ValueError as error:
+                raise ConversionError(f"--load {self.files.folder}: {error}") from error
         self.network = network
         self.model = preset[0] if preset is not None else closest_preset(network)
         flat = len(local_shapes.get("mixins.patch_embed.proj.weight", ())) == 2

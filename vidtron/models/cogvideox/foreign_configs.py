@@ -148,11 +148,23 @@ def from_sat(
     sample = known.pop("sample", None)
     known.update(_positions(shapes, read, known, sample))
     sample = known.pop("sample", sample)
+    known["final_norm_eps"] = SAT_FINAL_NORM_EPS
     network = CogVideoXConfig(
-        **{f.name: known[f.name] for f in dataclasses.fields(CogVideoXConfig) if f.name in known},
-        final_norm_eps=SAT_FINAL_NORM_EPS,
+        **{f.name: known[f.name] for f in dataclasses.fields(CogVideoXConfig) if f.name in known}
     )
     return network, sample or default_sample(network)
+
+
+def sample_of_sat(
+    network: CogVideoXConfig, shapes: Mapping[str, Shape], read: Callable[[str], Tensor], config: Mapping[str, Any]
+) -> SampleSize:
+    """The size of a SAT file's tables where the network is known; arguments as for `from_sat`."""
+    like = network.patch_size, network.patch_size_t
+    if FREQS[0] in shapes:
+        return SampleSize.of_grid(grid_of_freqs(read(FREQS[0])), *like)
+    if network.position == "sincos" and POS_EMBEDDING in shapes:
+        return SampleSize.of_grid(grid_of_sincos(read(POS_EMBEDDING)[0])[1], *like)
+    return config.get("sample") or default_sample(network)
 
 
 _WITNESSES = {
@@ -258,6 +270,7 @@ def is_table(stored: Tensor, computed: Tensor) -> bool:
 def _learned(rows: int, grid: Grid | None, sample: SampleSize | None, known: Mapping[str, Any]) -> dict[str, Any]:
     """Grid of a learned table of so many rows."""
     like = known["patch_size"], known["patch_size_t"]
+    grid = grid or known.get("learned_position_grid")
     if grid is None and sample is not None:
         grid = sample.grid(CogVideoXConfig(patch_size=like[0], patch_size_t=like[1]))
     for preset in PRESETS.values():
