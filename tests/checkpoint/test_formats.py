@@ -1,6 +1,7 @@
 """Written files in the hands of their own readers; diffusers' folders; targets that are whole or absent."""
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -163,6 +164,25 @@ def test_targets_are_not_overwritten_unasked(tmp_path):
         with pytest.raises(ConversionError, match="lies within"):
             checkpoint.convert(folder, target, save_format="sat", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sat"]
+
+
+class _Harmful:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_damaged_and_harmful_checkpoints_of_ours(tmp_path, capsys):
+    checkpoint.convert(sat("2b"), tmp_path / "run", save_format="megatron")
+    folder = checkpoint.latest(tmp_path / "run")
+    data = folder / "__0_0.distcp"
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(ConversionError, match=r"__0_0.distcp is damaged: it ends before"):
+        checkpoint.convert(tmp_path / "run", tmp_path / "out", save_format="sat")
+    for harmful in (_Harmful(), checkpoint.completed):
+        (folder / ".metadata").write_bytes(pickle.dumps(harmful))
+        with pytest.raises(ConversionError, match="no part of a checkpoint's metadata"):
+            open_weights(tmp_path / "run")
+    assert "code ran" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("save_format", ["sat", "diffusers", "megatron"])

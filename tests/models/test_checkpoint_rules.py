@@ -1,6 +1,7 @@
 """Both directions of every layout rule."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +106,10 @@ def test_bits_are_compared_not_values():
     assert bits_equal(torch.tensor([float("nan"), 0.0]), torch.tensor([float("nan"), 0.0]))
     assert not bits_equal(torch.tensor([0.0]), torch.tensor([-0.0]))
     assert not bits_equal(torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16))
+
+
+def test_the_documentation_has_every_name():
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    for entry in checkpoint_names._TABLE:
+        for name in (entry.ours, entry.sat, *entry.diffusers):
+            assert f"`{name.removesuffix('.weight').removesuffix('.bias')}`" in page, name

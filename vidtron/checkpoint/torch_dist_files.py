@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -28,6 +27,28 @@ from vidtron.checkpoint.state import CONTENT
 from vidtron.checkpoint.tensor_files import TensorSpec
 
 _DATA_FILE = "__0_0.distcp"
+_METADATA_FILE = ".metadata"
+_TORCH_NAMES = ("Size", "serialization._get_layout")
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Knows the classes of a checkpoint's metadata only: a pickle could otherwise run any code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name) if module.split(".")[0] in ("torch", "megatron") else None
+        packages = ("torch.distributed.checkpoint.", "megatron.core.dist_checkpointing.")
+        of_checkpoints = module.startswith(packages) and isinstance(found, type)
+        if of_checkpoints or isinstance(found, torch.dtype) or f"{module}.{name}"[6:] in _TORCH_NAMES:
+            return found
+        raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's metadata")
+
+
+def _read_metadata(folder: Path) -> Metadata:
+    try:
+        with (folder / _METADATA_FILE).open("rb") as file:
+            return _MetadataUnpickler(file).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+        raise ValueError(f"{folder / _METADATA_FILE} cannot be read: {error}") from error
 
 
 class TorchDistReader:
@@ -37,9 +58,12 @@ class TorchDistReader:
         """
         Args:
             folder: with `.metadata`.
+
+        Raises:
+            ValueError: that is damaged, or holds what no checkpoint does.
         """
         self.folder = folder
-        metadata = FileSystemReader(folder).read_metadata()
+        metadata = _read_metadata(folder)
         self._entries = {
             key: entry
             for key, entry in metadata.state_dict_metadata.items()
@@ -81,10 +105,12 @@ class TorchDistReader:
         with (self.folder / info.relative_path).open("rb") as file:
             file.seek(info.offset)
             content = file.read(info.length)
+        if len(content) < info.length:
+            raise ValueError(f"{key}: {info.relative_path} is damaged: it ends before the tensor does")
         try:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"{key}: {info.relative_path} is damaged there: {error}") from error
+            raise ValueError(f"{key}: {info.relative_path} is damaged: {error}") from error
 
 
 class TorchDistWriter:
@@ -135,7 +161,7 @@ class TorchDistWriter:
                 TensorProperties(dtype=spec.dtype), size, [ChunkStorageMetadata(offsets, size)]
             )
         torch.save({**common, "content_metadata": dict(CONTENT)}, self.folder / "common.pt")
-        with (self.folder / ".metadata").open("wb") as file:
+        with (self.folder / _METADATA_FILE).open("wb") as file:
             pickle.dump(Metadata(state_dict_metadata=entries, storage_data=self._places), file)
         backends = {
             "sharded_backend": "torch_dist",

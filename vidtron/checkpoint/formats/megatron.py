@@ -78,10 +78,14 @@ class MegatronSource(WeightSource):
         self.network, self.model = self._network(run, preset)
         self.extras = Extras.load(folder)
         self.sample = self._sample(run)
-        self._reader = TorchDistReader(folder)
+        try:
+            self._reader = TorchDistReader(folder)
+        except ValueError as error:
+            raise ConversionError(f"--load {folder}: {error}") from error
+        self._rows = {row.ours: row for row in self.rows}
         self._specs = self._reader.specs
         average = self._average(ema)
-        self._keys = {row.ours: average + row.ours for row in self.rows}
+        self._keys = {ours: average + ours for ours in self._rows}
         self.notes = [f"average of the weights: {average[len(AVERAGE_PREFIX) : -1]}"] if average else []
         if fp32 and not average:
             self._take_masters()
@@ -144,7 +148,7 @@ class MegatronSource(WeightSource):
         refuse(self.folder, problems, f" the network ({self.model})")
 
     def rule_row(self, ours: str) -> Row:
-        return next(row for row in self.rows if row.ours == ours)
+        return self._rows[ours]
 
     def parts(self, ours: str) -> dict[str, Tensor]:
         return {ours: self.read(ours)}
