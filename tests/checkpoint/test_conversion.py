@@ -1,5 +1,6 @@
 """Conversions between all formats lose nothing."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,11 @@ from tests.checkpoint.checkpoints import FORMATS, VARIANTS, assert_same, content
 from tests.reference.cogvideox_oracle import NETWORKS
 from vidtron import checkpoint
 from vidtron.checkpoint.formats import open_weights
+from vidtron.checkpoint.formats.base import Extras
+from vidtron.checkpoint.formats.sat import SatTarget
+from vidtron.checkpoint.tensor_files import TensorSpec
+from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
+from vidtron.models.cogvideox.checkpoint_tables import SampleSize
 
 CIRCUIT = "sat sat diffusers diffusers megatron megatron sat megatron diffusers sat".split()
 """Each of the nine directions once."""
@@ -53,3 +59,36 @@ def test_megatron_holds_the_network(variant, tmp_path):
     stored = contents(tmp_path / "run")
     assert stored.keys() == {row.ours for row in foreign.rows}
     assert all(torch.equal(stored[name], foreign.read(name)) for name in stored)
+
+
+def write_random_sat(variant, folder):
+    """A SAT file as upstream writes it: without any configuration beside."""
+    network = NETWORKS[variant]
+    letters = sizes(network)
+    specs = {row.ours: TensorSpec(row.our_shape(letters), torch.bfloat16) for row in our_rows(network)}
+    folder.mkdir()
+    grid = network.learned_position_grid or (3, 2, 4)
+    sample = SampleSize.of_grid(grid, network.patch_size, network.patch_size_t)
+    target = SatTarget(folder, network, specs, sample=sample, extras=Extras())
+    generator = torch.Generator().manual_seed(0)
+    for name, spec in specs.items():
+        target.write(name, torch.randn(spec.shape, generator=generator).mul_(0.2).bfloat16())
+    target.finish()
+    (folder / "model_config.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("variant", NETWORKS)
+def test_every_kind_of_network_is_told_by_its_tensors(variant, tmp_path):
+    """Both networks give the same, and the way back the same file."""
+    path = write_random_sat(variant, tmp_path / "sat")
+    network = open_weights(path).network
+    untold = {"2b": {}, "5b_i2v": {}}.get(variant, {"text_length": network.text_length})
+    assert network == dataclasses.replace(NETWORKS[variant], **untold)
+    result = checkpoint.convert(path, tmp_path / "diffusers", save_format="diffusers", verify=True)
+    assert result.verification.differences["vidtron's network, source and target weights"] == 0
+    foreign = [d for name, d in result.verification.differences.items() if name.startswith("diffusers' network")]
+    assert len(foreign) == 1 and foreign[0] < 2e-5
+    checkpoint.convert(tmp_path / "diffusers", tmp_path / "run", save_format="megatron", verify=True)
+    checkpoint.convert(tmp_path / "run", tmp_path / "back", save_format="sat", verify=True)
+    assert_same(tmp_path / "back", path)

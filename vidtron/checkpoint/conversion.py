@@ -136,7 +136,7 @@ def _target_network(source: WeightSource, save_format: Format) -> tuple[CogVideo
         return source.network, []
     note = (
         f"the final norm (norm_out.norm, mixins.final_layer.norm_final) has epsilon {source.network.final_norm_eps:g} "
-        f"in the source and {eps:g} in {save_format}'s network: outputs change by about 3e-5"
+        f"in the source and {eps:g} in {save_format}'s network: outputs change slightly (--verify says by how much)"
     )
     return dataclasses.replace(source.network, final_norm_eps=eps), [note]
 

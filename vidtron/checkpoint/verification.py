@@ -19,7 +19,8 @@ from vidtron.checkpoint.formats.base import ConversionError, WeightSource
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.models.cogvideox.checkpoint_names import diffusers_rows, our_rows
+from vidtron.models.cogvideox.checkpoint_names import POSITIONS, diffusers_rows, our_rows
+from vidtron.models.cogvideox.checkpoint_tables import TEMPORAL_RATIO, SampleSize
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, to_diffusers
@@ -182,20 +183,27 @@ def our_output(weights: WeightSource, inputs: Mapping[str, Tensor], eps: float) 
 
 @torch.no_grad()
 def diffusers_output(weights: WeightSource, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Output of diffusers' network, fp32 [B, T, C, H, W]."""
+    """Output of diffusers' network, fp32 [B, T, C, H, W].
+
+    It is configured for clips of the input's size: for fewer frames than `sample_frames` diffusers replaces a learned
+    position table by the fixed one (models/embeddings.py, CogVideoXPatchEmbed); here it gets that table's first rows.
+    """
     from diffusers import CogVideoXTransformer3DModel
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     network = weights.network
     single = dataclasses.replace(network, num_layers=1)
-    model = CogVideoXTransformer3DModel.from_config(to_diffusers(single, weights.sample)).eval()
+    latents = inputs["noisy_BTCHW"]
+    sample = SampleSize((latents.shape[1] - 1) * TEMPORAL_RATIO + 1, *latents.shape[3:])
+    model = CogVideoXTransformer3DModel.from_config(to_diffusers(single, sample)).eval()
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     rows = {row.ours: row for row in diffusers_rows(network)}
 
     def load(ours: str) -> None:
         row = rows[ours]
         for name, tensor in zip(row.theirs, row.rule.to_theirs(weights.read(ours), network), strict=True):
-            tensors[re.sub(r"^transformer_blocks\.\d+\.", _BLOCK, name)].copy_(tensor)
+            target = tensors[re.sub(r"^transformer_blocks\.\d+\.", _BLOCK, name)]
+            target.copy_(tensor[:, : target.shape[1]] if ours == POSITIONS else tensor)
 
     def load_layer(layer: int) -> None:
         for row in our_rows(network):
@@ -209,7 +217,6 @@ def diffusers_output(weights: WeightSource, inputs: Mapping[str, Tensor]) -> Ten
     model.transformer_blocks = nn.ModuleList(
         [_Streamed(only, partial(load_layer, i)) for i in range(network.num_layers)]
     )
-    latents = inputs["noisy_BTCHW"]
     t, h, w = network.grid(latents.shape[1], latents.shape[3], latents.shape[4])
     rotary = None
     if network.position == "rotary":

@@ -63,7 +63,7 @@ def start_from(weights: StartingWeights, config: RunConfig, model: TrainedModel,
     if source.network.final_norm_eps != config.network.final_norm_eps:
         remarks.append(
             f"the final norm's epsilon is {config.network.final_norm_eps:g} here and {theirs} in {weights.path}: "
-            f"outputs change by about 3e-5 (--final-norm-eps {theirs} keeps it)"
+            f"outputs change slightly (--final-norm-eps {theirs} keeps it)"
         )
     return remarks
 
