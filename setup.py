@@ -18,7 +18,6 @@ setup(
         "megatron-core>=0.16.1,<0.20",
         "numpy>=1.26",
         "pillow>=10",
-        "psutil>=5.9",  # megatron-core writes checkpoints with it and does not ask for it
         "psutil>=5.9",  # megatron-core's checkpoint writer imports it without asking for it
         "pyyaml>=6",
         "torch",  # no pin: a cluster's own build stays
@@ -36,6 +35,7 @@ setup(
         "dev": [
             "diffusers>=0.35",
             "mypy>=1.13",
+            "peft>=0.17",
             "pre-commit>=4",
             "pytest>=8",
             "pytest-timeout>=2.3",

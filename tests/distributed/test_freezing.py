@@ -147,3 +147,15 @@ def test_averages_of_adapters_alone(pool, shards, tmp_path, base):
     for name, values in averaged.items():
         assert (values - expected[name]).norm() < 1e-2 * expected[name].norm() + 1e-7, name
         assert torch.equal(values, weights[name]) == (name.split(".")[2] in "01"), name
+
+
+@pytest.mark.parametrize("format", ["diffusers", "sat"])
+def test_adapters_alone_on_weights_of_another_format(pool, shards, tmp_path, base, format):
+    expected = run_once(pool, shards, tmp_path / "whole", Layout(1, {}), load=base, finetune=True, lora_rank=2)
+    converted, folder = tmp_path / "converted", tmp_path / "run"
+    checkpoint.convert(base, converted, save_format=format)
+    shared = {"exit_interval": 2, **LORA}
+    losses = run_once(pool, shards, folder, LAYOUTS["TP2+SP"], **shared, load=converted).losses
+    assert read_state(latest(folder))["lora_base"]["path"] == str(converted)
+    losses += run_once(pool, shards, folder, LAYOUTS["PP2"], **shared, load=folder).losses
+    assert losses == pytest.approx(expected.losses, rel=1e-5)

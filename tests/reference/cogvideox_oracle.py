@@ -20,7 +20,7 @@ from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.models.cogvideox.checkpoint_names import SAT_TABLES, sat_rows
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
-from vidtron.models.layers.checkpoint_rules import to_ours
+from vidtron.models.layers.checkpoint_rules import to_ours, to_theirs
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import Groups, initialized
@@ -100,7 +100,7 @@ def whole_gradients(model: TrainedModel, groups: Groups) -> dict[str, Tensor]:
 def to_sat(gradients: dict[str, Tensor], variant: str) -> dict[str, Tensor]:
     """Gradients under upstream's names and in its layout."""
     network = NETWORKS[variant]
-    return {row.theirs: row.rule.to_theirs(gradients[row.ours], network) for row in sat_rows(network)}
+    return to_theirs(sat_rows(network), gradients, network)
 
 
 def _forward_backward(model: TrainedModel, run: RunConfig, batch: dict[str, Tensor], loss_of: Any) -> list[Any]:

@@ -1,15 +1,12 @@
 """Adapters against upstream's: SAT's outputs, and diffusers' network with the files we write."""
 
 import dataclasses
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.reference import peft_stand_in
 from tests.reference.cogvideox_oracle import DATA, NETWORKS, folder, load_weights, run_config, sat_state
 from vidtron.checkpoint import take_adapters
 from vidtron.checkpoint.lora_adapters import Adapter
@@ -121,22 +118,6 @@ def test_merging_gives_the_same_output(pool, targets):
     assert (beside - base).abs().max() > 0.1
 
 
-@pytest.fixture(params=["stand-in", "peft"])
-def peft(request, monkeypatch):
-    """PEFT, or what stands in for it."""
-    if request.param == "peft":
-        if importlib.util.find_spec("peft") is None:
-            pytest.skip("PEFT is not installed")
-        return
-    # diffusers looks for PEFT when it is imported; its loader imports PEFT when it is called.
-    from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel  # noqa: F401
-
-    for name in [name for name in sys.modules if name.split(".")[0] == "peft"]:
-        monkeypatch.delitem(sys.modules, name)
-    for name, module in peft_stand_in.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-
-
 def in_diffusers(path, inputs, *, ignore_header=False):
     """The output of diffusers' network with the adapters of a file, loaded by diffusers' loader."""
     from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
@@ -154,7 +135,7 @@ def in_diffusers(path, inputs, *, ignore_header=False):
 @pytest.mark.parametrize(
     ("targets", "fold"), [(SAT_TARGETS, False), (ALL, False), (ALL, True)], ids=["attention", "all", "folded"]
 )
-def test_diffusers_gives_our_output(pool, peft, tmp_path, targets, fold):
+def test_diffusers_gives_our_output(pool, tmp_path, targets, fold):
     inputs = torch.load(LORA / "2b.pt", weights_only=True)
     adapters = random_adapters(targets)
     ours = pool.run(output, 1, inputs, adapters, targets, {}, False, DIFFUSERS_EPS)[0]
@@ -164,14 +145,14 @@ def test_diffusers_gives_our_output(pool, peft, tmp_path, targets, fold):
     assert blind < BOUND if fold else blind > 0.1
 
 
-def test_sats_adapters_in_diffusers(peft, sat_file, tmp_path):
+def test_sats_adapters_in_diffusers(sat_file, tmp_path):
     """1 / rank arrives: the remaining difference is that of the two networks' last norms."""
     inputs = torch.load(LORA / "2b.pt", weights_only=True)
     write_diffusers(read(sat_file, "sat"), tmp_path)
     assert (in_diffusers(tmp_path, inputs) - inputs["out_sat"]).abs().max() < BOUND
 
 
-def test_different_ranks_in_diffusers(peft, tmp_path):
+def test_different_ranks_in_diffusers(tmp_path):
     inputs = torch.load(LORA / "2b.pt", weights_only=True)
     adapters = random_adapters(SAT_TARGETS, ranks={(1, "to_k"): 5, (0, "to_out.0"): 2})
     name = "decoder.layers.0.self_attention.lora_qkv.v"

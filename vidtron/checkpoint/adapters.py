@@ -13,9 +13,11 @@ import torch.distributed as dist
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.averages import Averages
 from vidtron.checkpoint.engine import NO_AVERAGES, CheckpointError, load, load_average
+from vidtron.checkpoint.formats import configuration_beside, detect_format, holds_weights_only, open_weights
 from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
 from vidtron.checkpoint.lora_adapters import Adapters
 from vidtron.checkpoint.state import Part, bare, everything
+from vidtron.checkpoint.weights_into_model import load_weights
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import Groups, any_rank
@@ -46,14 +48,18 @@ def base_errors(path: Path, moved_to: Path | None) -> list[str]:
     record = base_of(path)
     if record is None:
         return [] if moved_to is None else [_needless(path, moved_to)]
-    if moved_to is not None and not folders.is_complete(moved_to):
-        return [f"--lora-base {moved_to}: not a complete checkpoint; accepted: the iter_* folder of the base weights"]
-    if moved_to is None and record["path"] is not None and not folders.is_complete(Path(record["path"])):
+    if moved_to is not None and not _holds_weights(moved_to):
+        return [f"--lora-base {moved_to}: not a complete checkpoint; accepted: the folder of the base weights"]
+    if moved_to is None and record["path"] is not None and not _holds_weights(Path(record["path"])):
         return [
             f"--load {path}: holds adapters alone, and their base weights are not at {record['path']} any more; "
-            "accepted: --lora-base with the iter_* folder where they are now"
+            "accepted: --lora-base with the folder where they are now"
         ]
     return []
+
+
+def _holds_weights(path: Path) -> bool:
+    return folders.is_complete(path) or (path.is_dir() and detect_format(path) in ("sat", "diffusers"))
 
 
 def _needless(path: Path, moved_to: Path) -> str:
@@ -107,7 +113,7 @@ def _load_base(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path
         return everything
     base = moved_to or (None if record["path"] is None else Path(record["path"]))
     if base is not None:
-        load(base, chunks, None, None, groups, part=is_base)
+        _load_base_weights(base, path, chunks, groups)
     now = checksums(chunks, groups)
     then = record["checksums"]
     differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
@@ -121,16 +127,25 @@ def _load_base(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path
     return is_adapter
 
 
+def _load_base_weights(base: Path, path: Path, chunks: Sequence[Any], groups: Groups) -> None:
+    """All weights but the adapters', of a run or of SAT, diffusers or a conversion."""
+    if folders.is_complete(base) and not holds_weights_only(base):
+        load(base, chunks, None, None, groups, part=is_base)
+        return
+    run = configuration_beside(path)
+    load_weights(open_weights(base, network=None if run is None else (run.model, run.network)), chunks, groups)
+
+
 def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any], groups: Groups) -> dict[str, Any]:
     """What checkpoints of adapters alone keep, as plain state, of the weights that this run does not change.
 
     Args:
-        path: the checkpoint the run started or went on from; None: its weights are the initial ones.
+        path: the checkpoint or weights the run started or went on from; None: its weights are the initial ones.
         moved_to: `--lora-base`.
         chunks: this rank's model chunks, loaded.
         groups: the run's process groups.
     """
-    record = None if path is None else base_of(path)
+    record = base_of(path) if path is not None and folders.is_complete(path) else None
     source = moved_to or (path if record is None else record["path"])
     return {BASE_KEY: {"path": source and str(Path(source).resolve()), "checksums": checksums(chunks, groups)}}
 

@@ -64,12 +64,12 @@ def publish(unfinished: Path) -> Path:
     """Give a folder from `begin` its name. In one step: readers see all of the checkpoint or nothing."""
     final = unfinished.with_name(unfinished.name.removeprefix(_UNFINISHED))
     for file in unfinished.iterdir():
-        _flush_to_disk(file)
-    _flush_to_disk(unfinished)
+        flush_to_disk(file)
+    flush_to_disk(unfinished)
     if final.exists():  # saved again after a resumption from an older checkpoint
         _remove(final)
     unfinished.rename(final)
-    _flush_to_disk(final.parent)
+    flush_to_disk(final.parent)
     return final
 
 
@@ -95,7 +95,8 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

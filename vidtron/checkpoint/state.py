@@ -24,16 +24,19 @@ _GROUP_STATE = ("params", "step")
 _GROUP_IDENTITY = ("wd_mult", "lr_mult", "is_expert_parallel", "is_decoupled_lr")
 
 
+CONTENT: dict[str, Any] = {
+    # Optimizer state in the shapes of the parameters, so that every layout can load it.
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "chained_optim_avoid_prefix": True,
+    # Layer 7's weights under `layers.7.`, not as row 7 of a tensor that holds all layers.
+    "non_homogeneous_layers": True,
+}
+"""The form of the state: one tensor for each parameter under its global name, whatever the layout."""
+
+
 def content_metadata(groups: Groups) -> dict[str, Any]:
-    """The form of the state: one tensor for each parameter under its global name, whatever the layout."""
-    return {
-        # Optimizer state in the shapes of the parameters, so that every layout can load it.
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "chained_optim_avoid_prefix": True,
-        # Layer 7's weights under `layers.7.`, not as row 7 of a tensor that holds all layers.
-        "non_homogeneous_layers": True,
-        "dp_cp_group": groups.dp_cp,
-    }
+    """`CONTENT`, as the parts of a run take it."""
+    return {**CONTENT, "dp_cp_group": groups.dp_cp}
 
 
 def bare(chunk: Any) -> Any:

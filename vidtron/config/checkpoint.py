@@ -12,9 +12,9 @@ class CheckpointConfig:
     """Run folder: checkpoints, config.yaml, metrics.jsonl, samples, tensorboard."""
     load: Path | None = None
     """Run folder (its latest complete checkpoint) or one iter_* folder to resume from. Equal to --save and empty:
-    a fresh start."""
+    a fresh start. A folder of SAT or diffusers, or converted weights: a new run starts from them."""
     finetune: bool = False
-    """Take only the weights of --load: iteration, optimizer and data start anew."""
+    """Take only the weights of --load: a new run, with iteration, optimizer and data from the start."""
     save_interval: int | None = None
     """Steps between checkpoints; unset: only at the end."""
     async_save: bool = False

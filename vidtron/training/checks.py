@@ -13,6 +13,7 @@ from vidtron.inference.sampling import SamplerConfig, check_sampler
 from vidtron.models import registry
 from vidtron.training import folder
 from vidtron.training.resume import data_errors, find_checkpoint
+from vidtron.training.starting_weights import find_weights, folder_errors, weights_errors
 from vidtron.training.validation_samples import prompts_of
 
 
@@ -21,15 +22,18 @@ def check(config: RunConfig, world: World) -> list[str]:
 
     Encoders are compared with a checkpoint's when the run has opened them.
     """
+    errors = [*_check_variance(config), *_check_prompts(config), *_adapter_errors(config)]
+    weights = find_weights(config.checkpoint)
+    if weights is not None:
+        return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
     latest = find_checkpoint(config.checkpoint.load)
-    errors = [*folder.check_folders(config.checkpoint, latest), *_check_variance(config), *_check_prompts(config)]
+    errors += folder.check_folders(config.checkpoint, latest)
     lora_base = config.adaptation.lora_base
     if latest is None and lora_base is not None:
         errors.append(f"--lora-base {lora_base}: there are no adapters to go on with; accepted: with --load")
-    errors += _adapter_errors(config)
     if latest is not None:
         errors += base_errors(latest, lora_base)
-    if latest is None or errors or config.checkpoint.finetune:
+    if latest is None or errors:
         return errors
     plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, config.training.seed)
     return data_errors(latest, {"--data-path": plan.fingerprint()})

@@ -28,8 +28,8 @@ def check_folders(config: CheckpointConfig, latest: Path | None) -> list[str]:
         )
     if load is not None and latest is None and load != save:
         errors.append(
-            f"--load {load}: no complete checkpoint there; accepted: a run folder or one of its iter_* folders (a "
-            "--load equal to --save may be empty: a fresh start)"
+            f"--load {load}: no complete checkpoint there; accepted: a run folder or one of its iter_* folders, a "
+            "folder of SAT or diffusers (a --load equal to --save may be empty: a fresh start)"
         )
     if save is not None and load is not None and latest is not None and not config.overwrite:
         errors += _mixed_runs(save, load, latest)

@@ -24,6 +24,7 @@ from vidtron.training.logging import Logger
 from vidtron.training.resume import Restored, Saver, find_checkpoint, restore
 from vidtron.training.signals import StopRequests
 from vidtron.training.sources import DataRoom
+from vidtron.training.starting_weights import find_weights, start_from
 from vidtron.training.step import ForwardStep
 from vidtron.training.trainer import Progress, Trainer, TrainingResult
 
@@ -41,6 +42,7 @@ def run(config: RunConfig, world: World) -> TrainingResult:
     Raises:
         ConfigurationError: data or encoders are not those of the checkpoint.
         CheckpointError: the checkpoint is of another model or optimizer.
+        ConversionError: the weights to start from are not of the run's network.
         ShardError, BadClipError: clips cannot be read.
         NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
     """
@@ -57,7 +59,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     objective = objective_of(config.objective)
     data = DataRoom(config, groups, family, objective.schedule)
     model = assemble(family, config, groups)
-    path, saved = _load(config, groups, model, data)
+    path, saved, remarks = _load(config, groups, model, data)
     model.averages.start()  # wherever the weights have come from
     progress = Progress(saved.iteration, saved.consumed_samples) if saved else Progress()
     batch = global_batch_size(config, groups.world_size)
@@ -73,14 +75,12 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     logger = Logger(config, progress.iteration, active=groups.rank == 0)
     try:
         _introduce(config, groups, logger, model, data)
-        if config.checkpoint.finetune:
-            logger.say(f"starting from the weights of {path}")
         if saved:
             logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
             if saved.global_batch_size != batch:
                 logger.say(f"the global batch is {batch} from here on; it was {saved.global_batch_size}")
-            for remark in saved.remarks:
-                logger.say(remark)
+        for remark in remarks:
+            logger.say(remark)
         return Trainer(
             config=config,
             groups=groups,
@@ -99,24 +99,25 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
 
 def _load(
     config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom
-) -> tuple[Path | None, Restored | None]:
-    """Load the checkpoint that `--load` leads to: where it is, and how far it is (None for a fresh start).
+) -> tuple[Path | None, Restored | None, list[str]]:
+    """Load what `--load` leads to: where it is, how far its run was (None for a fresh start), and what to log.
 
     The ranks follow what rank 0 finds.
     """
-    path = find_checkpoint(config.checkpoint.load) if groups.rank == 0 else None
-    path = broadcast_object(path, 0, groups, groups.world)
+    found = None
+    if groups.rank == 0:
+        found = find_weights(config.checkpoint), find_checkpoint(config.checkpoint.load)
+    weights, path = broadcast_object(found, 0, groups, groups.world)
     adaptation = config.adaptation
-    if path is not None and not config.checkpoint.finetune:
-        return path, restore(path, model, data.state(), groups, adaptation.lora_base)
-    if path is not None:
-        checkpoint.load_start(path, model.modules, groups, adaptation.lora_base)
+    if weights is None and path is not None:
+        saved = restore(path, model, data.state(), groups, adaptation.lora_base)
+        return path, saved, saved.remarks
+    remarks = [] if weights is None else start_from(weights, config, model, groups)
     if adaptation.lora_load is not None:
         adapters = lora_formats.read(adaptation.lora_load, lora_formats.format_of(adaptation.lora_load))
         checkpoint.take_adapters(adapters, adaptation.lora_scale, model.modules, groups)
-    if path is not None or adaptation.lora_load is not None:
         model.optimizer.reload_model_params()
-    return path, None
+    return (None if weights is None else weights.path), None, remarks
 
 
 def _saver(

@@ -32,12 +32,12 @@ def sincos_3d(frames: int, height: int, width: int, hidden: int, spatial_interpo
     """Fixed positions of a grid of video tokens in (t, h, w) order: [frames * height * width, hidden], fp32.
 
     A quarter of the features for t, then three eighths for w, then three eighths for h; spatial coordinates are
-    divided by `spatial_interpolation`. Computed in fp64.
+    divided by `spatial_interpolation` in fp32, as upstream does; the rest is computed in fp64.
     """
     time_width, axis_width = hidden // 4, hidden // 8 * 3
     t = sincos_1d(torch.arange(frames), time_width)
-    h = sincos_1d(torch.arange(height, dtype=torch.float64) / spatial_interpolation, axis_width)
-    w = sincos_1d(torch.arange(width, dtype=torch.float64) / spatial_interpolation, axis_width)
+    h = sincos_1d(torch.arange(height, dtype=torch.float32) / spatial_interpolation, axis_width)
+    w = sincos_1d(torch.arange(width, dtype=torch.float32) / spatial_interpolation, axis_width)
     grid = (frames, height, width)
     parts = (
         t[:, None, None, :].expand(*grid, -1),

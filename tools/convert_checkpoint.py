@@ -1,0 +1,68 @@
+"""Convert weights between SAT, diffusers and megatron-core's format (vidtron's own).
+
+    python tools/convert_checkpoint.py --load-format sat --load CogVideoX-5b-sat/transformer \
+        --save-format diffusers --save CogVideoX-5b/transformer --verify
+
+What is written, and what to know about the formats: docs/checkpoints.md. Exits with status 2 where it refuses.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vidtron.checkpoint import ConversionError, convert
+from vidtron.checkpoint.formats import FORMATS
+from vidtron.checkpoint.formats.base import DTYPES
+from vidtron.checkpoint.formats.sat import VERSIONS
+from vidtron.config.errors import exit_with
+from vidtron.models.registry import preset_names
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--load-format", choices=FORMATS, required=True)
+    p.add_argument("--load", type=Path, required=True, metavar="PATH", help="the checkpoint")
+    p.add_argument("--save-format", choices=FORMATS, required=True)
+    p.add_argument("--save", type=Path, required=True, metavar="PATH", help="a new folder")
+    p.add_argument("--model", choices=preset_names(), metavar="PRESET", help="where nothing else tells the network")
+    p.add_argument("--dtype", choices=tuple(DTYPES), help="unset: each tensor keeps its type")
+    p.add_argument(
+        "--ema",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="AVERAGE",
+        help="averages of the weights instead of them; a name where the checkpoint has several",
+    )
+    p.add_argument("--verify", action="store_true", help="read back, compare bit for bit, run both networks")
+    p.add_argument("--sat-model-parallel-size", type=int, default=1, metavar="N", help="ranks a SAT target is for")
+    p.add_argument("--sat-version", choices=VERSIONS, help="upstream's code a SAT target is for; unset: the network's")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    p.add_argument("--trust-pickle", action="store_true", help="open .pt files that could run code")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    arguments = parser().parse_args(argv)
+
+    def progress(names: list[str]) -> tqdm:
+        return tqdm(names, unit="tensor", disable=not sys.stderr.isatty())
+
+    try:
+        result = convert(**vars(arguments), progress=progress)
+    except (ConversionError, FileExistsError, ValueError) as error:
+        exit_with(str(error).splitlines(), 0)
+    for note in result.notes:
+        print(f"note: {note}")
+    if result.verification is not None:
+        print("\n".join(result.verification.lines))
+    print(f"{arguments.save}: {result.model}, {result.tensors:,} tensors, {result.parameters:,} parameters")
+
+
+if __name__ == "__main__":
+    main()

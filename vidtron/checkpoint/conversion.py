@@ -1,0 +1,158 @@
+"""Weights from one format to another, tensor by tensor."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from vidtron.checkpoint import verification
+from vidtron.checkpoint.formats import FORMATS, Format, open_weights
+from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, WeightTarget
+from vidtron.checkpoint.formats.diffusers import DiffusersTarget
+from vidtron.checkpoint.formats.megatron import MegatronTarget
+from vidtron.checkpoint.formats.sat import SatTarget
+from vidtron.checkpoint.publishing import published, refuse_existing
+from vidtron.checkpoint.tensor_files import TensorSpec
+from vidtron.checkpoint.verification import Verification
+from vidtron.models.cogvideox.checkpoint_names import sizes
+from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, SAT_FINAL_NORM_EPS
+
+Progress = Callable[[list[str]], Iterable[str]]
+FORMATS_EPS = {"sat": SAT_FINAL_NORM_EPS, "diffusers": DIFFUSERS_FINAL_NORM_EPS}
+
+
+@dataclass
+class Conversion:
+    """What a conversion has done."""
+
+    model: str
+    """Preset of the network's kind."""
+    network: CogVideoXConfig
+    """As the target's format runs it."""
+    tensors: int
+    """Tensors of vidtron's network."""
+    parameters: int
+    notes: list[str] = field(default_factory=list)
+    """What the user should know, one line each."""
+    verification: Verification | None = None
+    """With `verify`."""
+
+
+def convert(
+    load: str | Path,
+    save: str | Path,
+    *,
+    load_format: Format | None = None,
+    save_format: Format,
+    model: str | None = None,
+    dtype: str | None = None,
+    ema: bool | str = False,
+    verify: bool = False,
+    sat_model_parallel_size: int = 1,
+    sat_version: str | None = None,
+    overwrite: bool = False,
+    trust_pickle: bool = False,
+    progress: Progress = lambda names: names,
+) -> Conversion:
+    """Convert a checkpoint's weights.
+
+    Tensors are read, converted and written one at a time: memory stays near the largest few of them. The target gets
+    its name when it is complete (and, with `verify`, found right).
+
+    Args:
+        load: checkpoint: a SAT folder (with `latest`, or of a tag), a diffusers folder (a pipeline's or its
+            transformer/), a run folder or one of its iter_* folders.
+        save: the new folder; a run folder for megatron.
+        load_format: sat, diffusers or megatron; told by the folder's files unless given.
+        save_format: sat, diffusers or megatron.
+        model: preset of the network, where the checkpoint does not tell it.
+        dtype: fp32, bf16 or fp16; each tensor keeps its own unless given. fp32 takes the fp32 weights of the optimizer
+            of a bf16 run where the checkpoint has them.
+        ema: the averages of the weights instead of them; a name where a checkpoint has several.
+        verify: read back what was written, compare it with the source bit for bit, and run both networks.
+        sat_model_parallel_size: ranks that a SAT target is split for.
+        sat_version: 1.0 or 1.5, the code a SAT target is for; by the network unless given.
+        overwrite: replace an existing target.
+        trust_pickle: open `.pt` files that need more than tensors and plain values.
+        progress: wraps the list of tensors, for a progress bar.
+
+    Raises:
+        ConversionError: the source is no checkpoint, damaged, or does not fit its network (all tensors are named), or
+            the verification finds a difference.
+        FileExistsError: the target exists.
+        ValueError: an argument is none of the accepted.
+    """
+    load, save = Path(load), Path(save)
+    if save_format not in FORMATS:
+        raise ValueError(f"--save-format {save_format}: accepted: {', '.join(FORMATS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"--dtype {dtype}: accepted: {', '.join(DTYPES)}")
+    _refuse_overlap(load, save)
+    refuse_existing(save, overwrite=overwrite)
+    source = open_weights(load, load_format, model=model, ema=ema, fp32=dtype == "fp32", trust_pickle=trust_pickle)
+    network, notes = _target_network(source, save_format)
+    letters = sizes(network)
+    specs = {
+        row.ours: TensorSpec(row.our_shape(letters), source.dtype(row.ours) if dtype is None else DTYPES[dtype])
+        for row in source.rows
+    }
+    result = Conversion(
+        model=source.model,
+        network=network,
+        tensors=len(specs),
+        parameters=sum(spec.nbytes // spec.dtype.itemsize for spec in specs.values()),
+        notes=[*source.notes, *notes],
+    )
+    with published(save, overwrite=overwrite) as folder:
+        target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
+        for name in progress(list(specs)):
+            target.write(name, cast(source.read(name), specs[name]))
+        target.finish()
+        result.notes += getattr(target, "notes", [])
+        if verify:
+            written = open_weights(folder, save_format, model=model)
+            result.verification = verification.verify(source, written, specs, progress)
+    return result
+
+
+def cast(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """In the type of the target, rounded to nearest."""
+    return tensor.to(spec.dtype)
+
+
+def _refuse_overlap(load: Path, save: Path) -> None:
+    source, target = load.resolve(), save.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise ConversionError(f"--save {save}: lies within --load {load}, or the other way round; accepted: elsewhere")
+
+
+def _target_network(source: WeightSource, save_format: Format) -> tuple[CogVideoXConfig, list[str]]:
+    """The network as the target's format runs it, and what changes."""
+    eps = FORMATS_EPS.get(save_format, source.network.final_norm_eps)
+    if eps == source.network.final_norm_eps:
+        return source.network, []
+    note = (
+        f"the final norm (norm_out.norm, mixins.final_layer.norm_final) has epsilon {source.network.final_norm_eps:g} "
+        f"in the source and {eps:g} in {save_format}'s network: outputs change slightly (--verify says by how much)"
+    )
+    return dataclasses.replace(source.network, final_norm_eps=eps), [note]
+
+
+def _target(
+    folder: Path,
+    format: Format,
+    network: CogVideoXConfig,
+    specs: dict[str, TensorSpec],
+    source: WeightSource,
+    sat_ranks: int,
+    sat_version: str | None,
+) -> WeightTarget:
+    sample, extras = source.sample, source.extras
+    if format == "sat":
+        return SatTarget(folder, network, specs, sample=sample, extras=extras, ranks=sat_ranks, version=sat_version)
+    if format == "diffusers":
+        return DiffusersTarget(folder, network, specs, sample=sample, extras=extras)
+    return MegatronTarget(folder, network, specs, model=source.model, sample=sample, extras=extras)

@@ -1,0 +1,83 @@
+"""Formats of weights, told by what lies in a folder, and opened for reading tensor by tensor."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from vidtron.checkpoint.formats.base import ConversionError, WeightSource, WeightTarget
+from vidtron.checkpoint.formats.diffusers import DiffusersSource, transformer_folder
+from vidtron.checkpoint.formats.megatron import (
+    MegatronSource,
+    checkpoint_folder,
+    configuration_beside,
+    holds_weights_only,
+)
+from vidtron.checkpoint.formats.sat import SatSource
+from vidtron.checkpoint.formats.sat_files import is_sat
+from vidtron.models import registry
+from vidtron.models.cogvideox.config import CogVideoXConfig
+
+Format = Literal["sat", "diffusers", "megatron"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+__all__ = [
+    "FORMATS",
+    "ConversionError",
+    "Format",
+    "WeightSource",
+    "WeightTarget",
+    "configuration_beside",
+    "detect_format",
+    "holds_weights_only",
+    "open_weights",
+]
+
+
+def detect_format(path: Path) -> Format | None:
+    """The format of a folder or file, by its marker files; None if it is none of them."""
+    if checkpoint_folder(path) is not None:
+        return "megatron"
+    if path.is_dir() and transformer_folder(path) is not None:
+        return "diffusers"
+    return "sat" if path.exists() and is_sat(path) else None
+
+
+def open_weights(
+    path: Path,
+    format: Format | None = None,
+    *,
+    model: str | None = None,
+    network: tuple[str, CogVideoXConfig] | None = None,
+    ema: bool | str = False,
+    fp32: bool = False,
+    trust_pickle: bool = False,
+) -> WeightSource:
+    """Open weights for reading.
+
+    Args:
+        path: of a checkpoint.
+        format: told by its marker files unless given.
+        model: preset of the network; else the checkpoint tells.
+        network: a preset's name, and a network that differs from it, instead of `model`.
+        ema: the averages of the weights instead of them; a name where a checkpoint has several.
+        fp32: take the fp32 weights of a bf16 run's optimizer where there are any.
+        trust_pickle: open `.pt` files that need more than tensors and plain values.
+
+    Raises:
+        ConversionError: it is no checkpoint, is damaged, or does not fit its network; all tensors are named.
+        ValueError: there is no such preset.
+    """
+    preset = network if model is None else (model, registry.preset(model).network)
+    if not path.exists():
+        raise ConversionError(f"--load {path}: does not exist")
+    format = format or detect_format(path)
+    match format:
+        case "sat":
+            return SatSource(path, preset=preset, ema=bool(ema), trust_pickle=trust_pickle)
+        case "diffusers":
+            if ema:
+                raise ConversionError("--ema: a diffusers folder holds one set of weights; accepted: without it")
+            return DiffusersSource(path, preset=preset)
+        case "megatron":
+            return MegatronSource(path, preset=preset, ema=ema, fp32=fp32)
+        case _:
+            raise ConversionError(f"--load {path}: no checkpoint; accepted: a folder of {', '.join(FORMATS)}")

@@ -1,0 +1,118 @@
+"""What the formats have in common: weights read and written tensor by tensor, under vidtron's names."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidtron.models.cogvideox.checkpoint_names import our_rows
+from vidtron.models.cogvideox.checkpoint_tables import SampleSize
+from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.layers.checkpoint_rules import Row
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EXTRAS_FILE = "sat_extras.pt"
+
+
+class ConversionError(ValueError):
+    """A checkpoint cannot be read, or not be converted as asked."""
+
+
+@dataclass
+class Extras:
+    """What a SAT file holds besides the network's weights, kept so that it can be written as it was.
+
+    Position tables are made again when a SAT file is written; what would come out otherwise is kept.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors that cannot be made again."""
+    dtypes: dict[str, str] = field(default_factory=dict)
+    """Types of tables, where they are not fp32: name -> key of DTYPES."""
+    sample: tuple[int, int, int] | None = None
+    """Frames, latent height and latent width of the tables."""
+
+    def save(self, folder: Path) -> None:
+        """Write into a folder, if there is anything to keep."""
+        if self.tensors or self.dtypes or self.sample:
+            torch.save(vars(self), folder / EXTRAS_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Extras":
+        """Of a folder; empty without the file."""
+        path = folder / EXTRAS_FILE
+        return cls(**torch.load(path, weights_only=True)) if path.is_file() else cls()
+
+
+class WeightSource(ABC):
+    """A network's weights somewhere on disk.
+
+    Opening one finds out the network and checks that its tensors are there in their shapes; `read` then gives them one
+    by one, as views of mapped files where that is possible.
+    """
+
+    format: str
+    path: Path
+    model: str
+    """The preset whose kind of network it is."""
+    network: CogVideoXConfig
+    sample: SampleSize
+    """The size that the format's position tables are for."""
+    extras: Extras
+    notes: list[str]
+    """What the user should know."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Our tensors."""
+        return our_rows(self.network)
+
+    @abstractmethod
+    def parts(self, ours: str) -> dict[str, Tensor]:
+        """The tensors of the format that hold our tensor: their name -> tensor, whole."""
+
+    @abstractmethod
+    def rule_row(self, ours: str) -> Row:
+        """The format's row of our tensor."""
+
+    @abstractmethod
+    def dtype(self, ours: str) -> torch.dtype:
+        """The type of our tensor, without reading it."""
+
+    def read(self, ours: str) -> Tensor:
+        """Our tensor, whole."""
+        return self.rule_row(ours).rule.to_ours(list(self.parts(ours).values()), self.network)
+
+
+class WeightTarget(ABC):
+    """Writes a network's weights in one format, tensor by tensor, into an empty folder."""
+
+    @abstractmethod
+    def write(self, ours: str, tensor: Tensor) -> None:
+        """One of our tensors, whole; each once, in any order."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Complete the files."""
+
+
+def same_dtype(parts: Mapping[str, torch.dtype]) -> torch.dtype:
+    """The one type of several tensors. Raises ConversionError naming them if they differ."""
+    if len(set(parts.values())) > 1:
+        raise ConversionError("types differ: " + ", ".join(f"{name} {dtype}" for name, dtype in parts.items()))
+    return next(iter(parts.values()))
+
+
+def check_floating(dtypes: Iterable[tuple[str, torch.dtype]]) -> list[str]:
+    """A message for each weight of a type that is not fp32, bf16 or fp16."""
+    legal = set(DTYPES.values())
+    return [f"{name}: {dtype}; accepted: {', '.join(DTYPES)}" for name, dtype in dtypes if dtype not in legal]
+
+
+def refuse(path: Path, problems: list[str], advice: str = "") -> None:
+    """Raise one error with every problem, if there are any."""
+    if problems:
+        raise ConversionError(f"{path}: {len(problems)} tensors do not fit{advice}\n" + "\n".join(problems))

@@ -1,0 +1,251 @@
+"""vidtron's own checkpoints: megatron-core's torch_dist format in `iter_*` folders, with the run's configuration."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidtron.checkpoint import folders
+from vidtron.checkpoint.formats.base import (
+    ConversionError,
+    Extras,
+    WeightSource,
+    WeightTarget,
+    check_floating,
+    refuse,
+)
+from vidtron.checkpoint.full_state import read_state
+from vidtron.checkpoint.tensor_files import TensorSpec
+from vidtron.checkpoint.torch_dist_files import TorchDistReader, TorchDistWriter
+from vidtron.config import cli, yaml_file
+from vidtron.config.errors import ConfigurationError
+from vidtron.config.run import RunConfig
+from vidtron.models import registry
+from vidtron.models.cogvideox.checkpoint_names import MODULES_WITH_EXTRA_STATE, our_rows, sizes
+from vidtron.models.cogvideox.checkpoint_tables import SampleSize
+from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.cogvideox.foreign_configs import closest_preset, default_sample
+from vidtron.models.layers.checkpoint_rules import Row, differences
+
+OPTIMIZER_PREFIX = "optimizer."
+AVERAGE_PREFIX = "ema."
+"""Averages of the weights are stored as `ema.AVERAGE.WEIGHT`."""
+_MASTERS = ("optimizer.state.fp32_param.", "optimizer.state.param.")
+"""fp32 weights of the optimizer of a bf16 run, without and with --use-distributed-optimizer."""
+_LATENT_PIXELS = 8
+
+
+def checkpoint_folder(path: Path) -> Path | None:
+    """The checkpoint that a path leads to: itself, or the latest complete one of a run folder."""
+    return path if folders.is_complete(path) else folders.latest(path)
+
+
+class MegatronSource(WeightSource):
+    """The weights of a run's checkpoint, whatever layout wrote it."""
+
+    format = "megatron"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        preset: tuple[str, CogVideoXConfig] | None,
+        ema: bool | str = False,
+        fp32: bool = False,
+    ):
+        """
+        Args:
+            path: an iter_* folder, or a run folder.
+            preset: name and network of --model; else the checkpoint's configuration tells.
+            ema: read averages: the name of one, or True where there is but one.
+            fp32: take the optimizer's fp32 weights where there are any.
+
+        Raises:
+            ConversionError: every tensor that is missing, unknown or of another shape is named.
+        """
+        self.path = path
+        folder = checkpoint_folder(path)
+        if folder is None:
+            raise ConversionError(f"--load {path}: no complete checkpoint; accepted: a run folder or an iter_* folder")
+        self.folder = folder
+        run = configuration_beside(folder)
+        if run is None and preset is None:
+            raise ConversionError(f"--load {folder}: no {folders.CONFIG_FILE} in it; accepted: --model")
+        self.network, self.model = self._network(run, preset)
+        self.extras = Extras.load(folder)
+        self.sample = self._sample(run)
+        try:
+            self._reader = TorchDistReader(folder)
+        except ValueError as error:
+            raise ConversionError(f"--load {folder}: {error}") from error
+        self._rows = {row.ours: row for row in self.rows}
+        self._specs = self._reader.specs
+        average = self._average(ema)
+        self._keys = {ours: average + ours for ours in self._rows}
+        self.notes = [f"average of the weights: {average[len(AVERAGE_PREFIX) : -1]}"] if average else []
+        if fp32 and not average:
+            self._take_masters()
+        self._check(average)
+
+    @staticmethod
+    def _network(run: RunConfig | None, preset: tuple[str, CogVideoXConfig] | None) -> tuple[CogVideoXConfig, str]:
+        if preset is None:
+            assert run is not None
+            return run.network, run.model
+        name, network = preset
+        eps = network.final_norm_eps if run is None else run.network.final_norm_eps
+        return dataclasses.replace(network, final_norm_eps=eps), name
+
+    def _sample(self, run: RunConfig | None) -> SampleSize:
+        if self.extras.sample is not None:
+            return SampleSize(*self.extras.sample)
+        network = self.network
+        if run is None or network.learned_position_grid is not None or network.patch_size_t > 1:
+            return default_sample(network)
+        return SampleSize(run.data.num_frames, run.data.height // _LATENT_PIXELS, run.data.width // _LATENT_PIXELS)
+
+    def _average(self, ema: bool | str) -> str:
+        """Prefix of the keys of the asked average; empty for the weights themselves."""
+        if not ema:
+            return ""
+        name = re.escape(self.rows[0].ours)
+        pattern = re.compile(re.escape(AVERAGE_PREFIX) + rf"(.+)\.{name}")
+        averages = sorted(match[1] for key in self._specs if (match := pattern.fullmatch(key)))
+        asked = [average for average in averages if ema is True or average == ema]
+        if len(asked) != 1:
+            flag = "--ema" if ema is True else f"--ema {ema}"
+            if not averages:
+                raise ConversionError(f"{flag}: {self.folder} has no averages of the weights")
+            raise ConversionError(
+                f"{flag}: {self.folder} has the averages {', '.join(averages)}; accepted: one of them by name"
+            )
+        return f"{AVERAGE_PREFIX}{asked[0]}."
+
+    def _take_masters(self) -> None:
+        found = {
+            ours: prefix + ours
+            for prefix in _MASTERS
+            for ours in self._keys
+            if prefix + ours in self._specs
+            and self._specs[prefix + ours].dtype == torch.float32
+            and self._specs[ours].dtype != torch.float32
+        }
+        if found:
+            self._keys |= found
+            self.notes.append(f"fp32 weights of the optimizer: {len(found):,} tensors")
+
+    def _check(self, average: str) -> None:
+        kept = (OPTIMIZER_PREFIX, AVERAGE_PREFIX)
+        found = {key: spec.shape for key, spec in self._specs.items() if not key.startswith(kept)}
+        found |= {ours: self._specs[key].shape for ours, key in self._keys.items() if average and key in self._specs}
+        problems = differences(self.rows, found, sizes(self.network), self.network, ())
+        problems += [f"{key}: missing" for ours, key in self._keys.items() if key not in self._specs and ours in found]
+        problems += check_floating((key, self._specs[key].dtype) for key in self._keys.values() if key in self._specs)
+        refuse(self.folder, problems, f" the network ({self.model})")
+
+    def rule_row(self, ours: str) -> Row:
+        return self._rows[ours]
+
+    def parts(self, ours: str) -> dict[str, Tensor]:
+        return {ours: self.read(ours)}
+
+    def read(self, ours: str) -> Tensor:
+        try:
+            return self._reader.read(self._keys[ours])
+        except (OSError, ValueError) as error:
+            raise ConversionError(f"{self.folder}: {error}") from error
+
+    def dtype(self, ours: str) -> torch.dtype:
+        return self._specs[self._keys[ours]].dtype
+
+
+def configuration_beside(folder: Path) -> RunConfig | None:
+    """Of the run that wrote a checkpoint."""
+    path = folder / folders.CONFIG_FILE
+    if not path.is_file():
+        return None
+    try:
+        return cli.load(path, registry.preset, registry.preset_names())
+    except ConfigurationError as error:
+        raise ConversionError(f"{path}: {error}") from error
+
+
+def run_configuration(model: str, network: CogVideoXConfig, sample: SampleSize) -> RunConfig:
+    """The configuration written beside converted weights: a preset's, with this network and clips of its tables' size.
+
+    CogVideoX 1.5's tables are larger than any clip; the preset's clip stays where they hold it.
+    """
+    run = cli.parse(["--model", model], registry.preset, registry.preset_names())
+    run.network = network
+    data = run.data
+    held = (
+        sample.frames >= data.num_frames
+        and sample.height * _LATENT_PIXELS >= data.height
+        and sample.width * _LATENT_PIXELS >= data.width
+    )
+    if network.patch_size_t == 1 or not held:
+        data.num_frames, data.height, data.width = (
+            sample.frames,
+            sample.height * _LATENT_PIXELS,
+            sample.width * _LATENT_PIXELS,
+        )
+    return run
+
+
+class MegatronTarget(WeightTarget):
+    """Writes a run folder with one checkpoint of weights alone, from which a run can start in any layout."""
+
+    def __init__(
+        self,
+        folder: Path,
+        network: CogVideoXConfig,
+        specs: Mapping[str, TensorSpec],
+        *,
+        model: str | None,
+        sample: SampleSize,
+        extras: Extras,
+    ):
+        """
+        Args:
+            folder: an empty one.
+            network: its configuration.
+            specs: our name -> shape and type.
+            model: preset that the configuration names; unset: the closest.
+            sample: size of the position tables of other formats, kept beside.
+            extras: what a SAT file that the weights come from held besides, kept beside.
+        """
+        self.run_folder = folder
+        self.folder = folder / folders.folder_name(0)
+        self.folder.mkdir()
+        run = run_configuration(model or closest_preset(network), network, sample)
+        self._configuration = yaml_file.dump(run)
+        Extras(extras.tensors, extras.dtypes, (sample.frames, sample.height, sample.width)).save(self.folder)
+        self._writer = TorchDistWriter(self.folder, specs, extra_states(network))
+
+    def write(self, ours: str, tensor: Tensor) -> None:
+        self._writer.write(ours, tensor)
+
+    def finish(self) -> None:
+        state: dict[str, Any] = {"iteration": 0, "consumed_samples": 0, WEIGHTS_ONLY: True}
+        self._writer.finish({"state": state})
+        for folder in (self.folder, self.run_folder):
+            (folder / folders.CONFIG_FILE).write_text(self._configuration, encoding="utf-8")
+
+
+WEIGHTS_ONLY = "weights_only"
+"""Entry of the plain state of a checkpoint that no run has written: there is no optimizer to continue with."""
+
+
+def holds_weights_only(path: Path) -> bool:
+    """Whether an iter_* folder was made by a conversion, without an optimizer to continue with."""
+    return bool(read_state(path).get(WEIGHTS_ONLY))
+
+
+def extra_states(network: CogVideoXConfig) -> list[str]:
+    """Keys of the objects that mcore's linear layers store beside their weights, one for the whole layer."""
+    modules = [row.ours.removesuffix(".weight") for row in our_rows(network) if row.ours.endswith(".weight")]
+    return [f"{module}._extra_state/shard_0_1" for module in modules if module.endswith(MODULES_WITH_EXTRA_STATE)]

@@ -1,0 +1,250 @@
+"""SAT's checkpoints: `latest`, and TAG/mp_rank_00_model_states.pt for each model-parallel rank."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidtron.checkpoint.formats.base import (
+    DTYPES,
+    ConversionError,
+    Extras,
+    WeightSource,
+    WeightTarget,
+    check_floating,
+    refuse,
+    same_dtype,
+)
+from vidtron.checkpoint.formats.sat_files import LATEST, SatFiles
+from vidtron.checkpoint.tensor_files import PtFile, TensorSpec
+from vidtron.models.cogvideox import foreign_configs
+from vidtron.models.cogvideox.checkpoint_names import (
+    FREQS,
+    POS_EMBEDDING,
+    SAT_PREFIX,
+    SAT_TABLES,
+    UNUSED_POSITIONS,
+    sat_rows,
+    sizes,
+)
+from vidtron.models.cogvideox.checkpoint_tables import SampleSize, sat_tables
+from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.cogvideox.foreign_configs import SAT_FINAL_NORM_EPS, closest_preset
+from vidtron.models.layers.checkpoint_rules import Row, Shape, SplitAlong, bits_equal, differences
+
+VERSIONS = ("1.0", "1.5")
+"""Of upstream's SAT code: tag v1.0, and main since CogVideoX 1.5."""
+
+
+def version_of(network: CogVideoXConfig, asked: str | None) -> str:
+    """Which of upstream's codes a file is written for.
+
+    Raises:
+        ConversionError: the asked one cannot build the network.
+    """
+    natural = "1.0" if network.patch_size_t == 1 else "1.5"
+    if asked == "1.0" and natural == "1.5":
+        raise ConversionError("--sat-version 1.0: that code has no patches of several frames; accepted: 1.5")
+    if asked == "1.5" and network.position == "sincos":
+        raise ConversionError(
+            "--sat-version 1.5: that code cannot build a network with sincos positions; accepted: 1.0"
+        )
+    return asked or natural
+
+
+class SatSource(WeightSource):
+    """The weights of a SAT checkpoint."""
+
+    format = "sat"
+
+    def __init__(
+        self, path: Path, *, preset: tuple[str, CogVideoXConfig] | None, ema: bool = False, trust_pickle: bool = False
+    ):
+        """
+        Args:
+            path: a folder with `latest`, or of one tag, or a file.
+            preset: name and network of --model; else the files tell.
+            ema: read the averages, from the folder TAG-ema.
+            trust_pickle: open files that need more than weights_only=True allows.
+
+        Raises:
+            ConversionError: every tensor that is missing, unknown or of another shape is named.
+        """
+        self.path = path
+        self.files = SatFiles(path, ema=ema, trust_pickle=trust_pickle)
+        self._refuse_adapters()
+        local_shapes = {name: tuple(self.files.parts(name)[0].shape) for name in self.files.names}
+        known = self.files.parameters
+
+        def read(name: str) -> Tensor:
+            return self.files.parts(name)[0]
+
+        if preset is not None:
+            network = dataclasses.replace(preset[1], final_norm_eps=SAT_FINAL_NORM_EPS)
+            self.sample = foreign_configs.sample_of_sat(network, local_shapes, read, known)
+        else:
+            try:
+                network, self.sample = foreign_configs.from_sat(local_shapes, read, known)
+            except ValueError as error:
+                raise ConversionError(f"--load {self.files.folder}: {error}") from error
+        self.network = network
+        self.model = preset[0] if preset is not None else closest_preset(network)
+        flat = len(local_shapes.get("mixins.patch_embed.proj.weight", ())) == 2
+        self._rows = {row.ours: row for row in sat_rows(network, flat_patches=flat)}
+        self._check(local_shapes)
+        self.extras = self._keep_tables("1.0" if FREQS[0] in local_shapes else "1.5")
+        self.notes = [f"kept aside: {part} ({len(names):,} tensors)" for part, names in self.files.aside.items()]
+        if len(self.files.ranks) > 1:
+            self.notes.append(f"joined the parts of {len(self.files.ranks)} model-parallel ranks")
+
+    def _refuse_adapters(self) -> None:
+        """The seam for LoRA: `self.files` has the base weights and the adapters of each rank."""
+        adapters = self.files.adapters[0]
+        if adapters:
+            rank = min(min(tensor.shape) for tensor in adapters.values())
+            raise ConversionError(
+                f"--load {self.files.folder}: the network has LoRA adapters of rank {rank} ({len(adapters)} tensors, "
+                f"{next(iter(adapters))} ...), which are no weights of the network; accepted: the base checkpoint"
+            )
+
+    def _check(self, local_shapes: Mapping[str, Shape]) -> None:
+        found = dict(local_shapes)
+        splits = {name: row.ranks for row in self._rows.values() for name in row.theirs}
+        for name, split in splits.items():
+            if name in found and isinstance(split, SplitAlong):
+                found[name] = tuple(split.join([p.to("meta") for p in self.files.parts(name)]).shape)
+        tables = {*SAT_TABLES, POS_EMBEDDING} if self.network.position == "sincos" else set(SAT_TABLES)
+        if self.network.position == "sincos":
+            tables -= set(FREQS)
+        problems = differences(self._rows.values(), found, sizes(self.network), self.network, tables)
+        problems += [f"{name}: unknown" for name in sorted(set(self.files.foreign))]
+        problems += check_floating((name, self.files.parts(name)[0].dtype) for name in splits if name in found)
+        refuse(self.files.folder, problems, f" the network ({self.model})")
+
+    def _keep_tables(self, version: str) -> Extras:
+        extras = Extras(sample=(self.sample.frames, self.sample.height, self.sample.width))
+        computed = sat_tables(self.network, self.sample, version=version)
+        for name, table in computed.items():
+            if name not in self.files.names:
+                continue
+            stored = self.files.parts(name)[0]
+            if bits_equal(stored, table.to(stored.dtype)):
+                if stored.dtype != torch.float32:
+                    extras.dtypes[name] = _key(name, stored.dtype)
+                continue
+            problem = stored.shape != table.shape or not foreign_configs.is_table(stored, table)
+            if name != UNUSED_POSITIONS and problem:
+                raise ConversionError(
+                    f"{name}: not the fixed table of clips of {self.sample}, which vidtron's network computes"
+                )
+            extras.tensors[name] = stored.clone()
+        return extras
+
+    def rule_row(self, ours: str) -> Row:
+        return self._rows[ours]
+
+    def parts(self, ours: str) -> dict[str, Tensor]:
+        row = self._rows[ours]
+        joined = {}
+        for name in row.theirs:
+            try:
+                joined[name] = row.ranks.join(self.files.parts(name))
+            except ValueError as error:
+                raise ConversionError(f"{self.files.folder}: {name}: {error}") from error
+        return joined
+
+    def dtype(self, ours: str) -> torch.dtype:
+        names = self._rows[ours].theirs
+        return same_dtype(
+            {f"{name} of rank {r}": t.dtype for name in names for r, t in enumerate(self.files.parts(name))}
+        )
+
+
+def _key(name: str, dtype: torch.dtype) -> str:
+    for key, value in DTYPES.items():
+        if value == dtype:
+            return key
+    raise ConversionError(f"{name}: {dtype}; accepted: {', '.join(DTYPES)}")
+
+
+class SatTarget(WeightTarget):
+    """Writes what upstream's code loads with strict names."""
+
+    def __init__(
+        self,
+        folder: Path,
+        network: CogVideoXConfig,
+        specs: Mapping[str, TensorSpec],
+        *,
+        sample: SampleSize,
+        extras: Extras,
+        ranks: int = 1,
+        version: str | None = None,
+        tag: str = "1",
+    ):
+        """
+        Args:
+            folder: an empty one.
+            network: its configuration.
+            specs: our name -> shape and type.
+            sample: size of the position tables.
+            extras: what a SAT file that the weights come from held besides.
+            ranks: model-parallel ranks that will load it.
+            version: of upstream's code; its own unless given.
+            tag: name of the folder inside.
+
+        Raises:
+            ConversionError: the network does not divide by the ranks, or the version cannot build it.
+        """
+        self.folder, self.network, self.tag, self.ranks = folder, network, tag, ranks
+        self.version = version_of(network, version)
+        if ranks < 1 or network.num_attention_heads % ranks:
+            raise ConversionError(
+                f"--sat-model-parallel-size {ranks}: {network.num_attention_heads} attention heads do not divide by it"
+            )
+        self.sample = sample
+        self._rows = {row.ours: row for row in sat_rows(network, flat_patches=self.version == "1.5")}
+        self._tables = sat_tables(network, sample, version=self.version)
+        self._finish_tables(extras, specs["final.norm.weight"].dtype)
+        self.notes = []
+        if UNUSED_POSITIONS in self._tables and UNUSED_POSITIONS not in extras.tensors:
+            self.notes.append(f"{UNUSED_POSITIONS}: zeros (upstream's code wants it and never reads it)")
+        announced: dict[str, TensorSpec] = {}
+        for ours, row in self._rows.items():
+            whole = torch.empty(specs[ours].shape, device="meta")
+            for name, tensor in zip(row.theirs, row.rule.to_theirs(whole, network), strict=True):
+                part = row.ranks.split(tensor, ranks)[0]
+                announced[SAT_PREFIX + name] = TensorSpec(tuple(part.shape), specs[ours].dtype)
+        for name, table in self._tables.items():
+            announced[SAT_PREFIX + name] = TensorSpec(tuple(table.shape), table.dtype)
+        (folder / tag).mkdir()
+        self._files = [
+            PtFile(folder / tag / f"mp_rank_{rank:02d}_model_states.pt", announced) for rank in range(ranks)
+        ]
+
+    def _finish_tables(self, extras: Extras, dtype: torch.dtype) -> None:
+        for name in self._tables:
+            if name in extras.tensors:
+                self._tables[name] = extras.tensors[name]
+            elif name in extras.dtypes:
+                self._tables[name] = self._tables[name].to(DTYPES[extras.dtypes[name]])
+            if name == UNUSED_POSITIONS:
+                self._tables[name] = self._tables[name].to(dtype)
+
+    def write(self, ours: str, tensor: Tensor) -> None:
+        row = self._rows[ours]
+        for name, whole in zip(row.theirs, row.rule.to_theirs(tensor, self.network), strict=True):
+            for file, part in zip(self._files, row.ranks.split(whole, self.ranks), strict=True):
+                file.write(SAT_PREFIX + name, part)
+
+    def finish(self) -> None:
+        for file in self._files:
+            for name, table in self._tables.items():
+                file.write(SAT_PREFIX + name, table)
+            file.close()
+        content = foreign_configs.to_sat(self.network, self.sample, self.version)
+        (self.folder / "model_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (self.folder / LATEST).write_text(self.tag, encoding="utf-8")

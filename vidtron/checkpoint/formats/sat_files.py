@@ -1,0 +1,152 @@
+"""The files of a SAT checkpoint: which they are, what they hold, and their model-parallel parts joined."""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from vidtron.checkpoint.formats.base import ConversionError
+from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX
+from vidtron.models.cogvideox.foreign_configs import sat_parameters
+
+LATEST = "latest"
+ASIDE = ("first_stage_model.", "conditioner.", "denoiser.", "loss_fn.", "sampler.")
+"""Parts of upstream's engine beside the network: autoencoder, text encoder, and objects that may hold tables."""
+_RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+_ADAPTER = re.compile(r"\.matrix_[AB]\.\d+$")
+_ORIGINAL = ".original."
+
+
+def rank_files(path: Path, *, ema: bool) -> list[Path]:
+    """The files of all model-parallel ranks, in their order.
+
+    Args:
+        path: a folder with `latest`, a folder of one tag, or one file.
+        ema: take the folder `TAG-ema` beside the tag's.
+
+    Raises:
+        ConversionError: they are not there, or not all.
+    """
+    if path.is_file() and _RANK_FILE.fullmatch(path.name):
+        path = path.parent
+    folder = path
+    if (path / LATEST).is_file():
+        tag = (path / LATEST).read_text(encoding="utf-8").strip()
+        folder = path / tag
+    if ema and not folder.name.endswith("-ema"):
+        folder = folder.with_name(f"{folder.name}-ema")
+    found = {int(m[1]): file for file in folder.glob("mp_rank_*.pt") if (m := _RANK_FILE.fullmatch(file.name))}
+    if not found:
+        tags = ", ".join(sorted(child.parent.name for child in path.glob("*/mp_rank_00_model_states.pt")))
+        raise ConversionError(
+            f"--load {path}: no {folder / 'mp_rank_00_model_states.pt'}; accepted: a SAT folder with a `latest` file "
+            f"or the folder of one tag{f' ({tags})' if tags else ''}{', for --ema with a TAG-ema' if ema else ''}"
+        )
+    absent = sorted(set(range(max(found) + 1)) - set(found))
+    if absent:
+        raise ConversionError(f"--load {folder}: the files of model-parallel ranks {absent} are missing")
+    return [found[rank] for rank in range(len(found))]
+
+
+def is_sat(path: Path) -> bool:
+    """Whether a path looks like a SAT checkpoint."""
+    if path.is_file():
+        return _RANK_FILE.fullmatch(path.name) is not None
+    return (path / LATEST).is_file() or any(path.glob("mp_rank_*_model_states.pt"))
+
+
+def read_parameters(path: Path, folder: Path) -> dict[str, Any]:
+    """What upstream's YAML files or a model_config.json in the checkpoint's folders say about the network."""
+    for place in dict.fromkeys((path if path.is_dir() else folder, folder, folder.parent)):
+        for file in sorted([*place.glob("model_config.json"), *place.glob("*.yaml"), *place.glob("*.yml")]):
+            try:
+                content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
+            except yaml.YAMLError as error:
+                raise ConversionError(f"{file}: {' '.join(str(error).split())}") from error
+            if parameters := sat_parameters(content):
+                return parameters
+    return {}
+
+
+def load_module(path: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
+    """Name -> tensor of one file, mapped into memory.
+
+    Raises:
+        ConversionError: it is damaged, or needs more than tensors and plain values.
+    """
+    mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 cannot be mapped
+    with path.open("rb") as file:
+        if not mapped and file.read(2) == b"PK":
+            raise ConversionError(f"{path}: the file is truncated or damaged: the end of its zip archive is missing")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mapped)
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        if "weights_only" in str(error).lower() or "Weights only" in str(error):
+            detail = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+            raise ConversionError(
+                f"{path}: holds more than tensors and plain values, which could run code when it is opened "
+                f"({detail.strip() or reason}); --trust-pickle opens it, if you trust where it comes from"
+            ) from error
+        raise ConversionError(f"{path}: cannot be read, it is truncated or damaged: {reason}") from error
+    module = content.get("module", content) if isinstance(content, Mapping) else None
+    if not isinstance(module, Mapping) or not any(isinstance(value, Tensor) for value in module.values()):
+        raise ConversionError(f"{path}: no tensors under `module`; accepted: a file of SAT's trainer")
+    return {name: value for name, value in module.items() if isinstance(value, Tensor)}
+
+
+class SatFiles:
+    """The network's tensors in the files of all ranks, without prefix; what else is there is listed.
+
+    Base weights of a file with LoRA adapters appear under their plain names; the adapters are in `adapters`.
+    """
+
+    def __init__(self, path: Path, *, ema: bool, trust_pickle: bool):
+        self.files = rank_files(path, ema=ema)
+        self.folder = self.files[0].parent
+        self.parameters = read_parameters(path, self.folder)
+        self.aside: dict[str, list[str]] = {}
+        """Part of the engine -> its names."""
+        self.foreign: list[str] = []
+        """Names that belong to nothing known."""
+        self.adapters: list[dict[str, Tensor]] = []
+        """Of each rank."""
+        self.ranks: list[dict[str, Tensor]] = []
+        for file in self.files:
+            self._add(load_module(file, trust_pickle=trust_pickle))
+        names = self.ranks[0].keys()
+        uneven = sorted(set().union(*(rank.keys() ^ names for rank in self.ranks)))
+        if uneven:
+            raise ConversionError(f"{self.folder}: not in the files of all ranks: {', '.join(uneven)}")
+
+    def _add(self, module: dict[str, Tensor]) -> None:
+        bare = not any(name.startswith(SAT_PREFIX) for name in module)  # a network saved without the engine
+        tensors: dict[str, Tensor] = {}
+        adapters: dict[str, Tensor] = {}
+        for name, tensor in module.items():
+            part = next((prefix for prefix in ASIDE if name.startswith(prefix)), None)
+            if part is not None:
+                names = self.aside.setdefault(part.rstrip("."), [])
+                if not self.ranks:
+                    names.append(name)
+            elif not bare and not name.startswith(SAT_PREFIX):
+                self.foreign.append(name)
+            elif _ADAPTER.search(name):
+                adapters[name.removeprefix(SAT_PREFIX)] = tensor
+            else:
+                tensors[name.removeprefix(SAT_PREFIX).replace(_ORIGINAL, ".")] = tensor
+        self.ranks.append(tensors)
+        self.adapters.append(adapters)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.ranks[0])
+
+    def parts(self, name: str) -> list[Tensor]:
+        """A tensor on each rank."""
+        return [rank[name] for rank in self.ranks]

@@ -1,0 +1,53 @@
+"""A folder that is there whole or not at all."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from vidtron.checkpoint.folders import flush_to_disk
+
+_UNFINISHED = ".unfinished_"
+
+
+@contextlib.contextmanager
+def published(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder beside `target` to fill; it gets its name when the block ends, and is removed if that raises.
+
+    A killed process leaves `.unfinished_NAME`, which no reader takes for a checkpoint; the next attempt removes it.
+
+    Raises:
+        FileExistsError: `target` exists and is not empty, and it is not to be overwritten.
+    """
+    refuse_existing(target, overwrite=overwrite)
+    unfinished = target.with_name(_UNFINISHED + target.name)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in [*unfinished.rglob("*"), unfinished]:
+            flush_to_disk(path)
+        _replace(target, unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    flush_to_disk(target.parent)
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """Raises FileExistsError: `target` exists and is not empty, and it is not to be overwritten."""
+    taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if taken and not overwrite:
+        raise FileExistsError(f"--save {target}: exists; accepted: a new or empty folder, or --overwrite")
+
+
+def _replace(target: Path, unfinished: Path) -> None:
+    old = target.with_name(f"{_UNFINISHED}old_{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    unfinished.rename(target)
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink(missing_ok=True)
