@@ -57,7 +57,7 @@ def main() -> None:
         refuse(error.errors, world)
         raise
     except ValueError as error:
-        refuse([str(error)], world)
+        refuse(str(error).splitlines(), world)
         raise
     errors = check(config, run, world, prompts)
     if not prompts:

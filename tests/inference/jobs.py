@@ -37,7 +37,8 @@ def sampled(
     """Job: what this rank was given, and the failures."""
     config, world = config_of(load, **flags), World.from_environment()
     run = sampled_run(config, world)
-    assert check(config, run, world, wanted) == []
+    errors = check(config, run, world, wanted)
+    assert not errors, errors
     videos: list[Video] = []
     return videos, sample(config, run, world, wanted, videos.append, **more)
 

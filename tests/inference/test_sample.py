@@ -186,7 +186,7 @@ def test_images_and_models_must_match(trained, trained_on_images, pictures):
 
 def test_learned_positions_fix_the_size(trained, monkeypatch):
     run = small_run(in_channels=32, learned_position_grid=(3, 2, 3))
-    monkeypatch.setattr("vidtron.inference.weights.configuration_of", lambda load: run)
+    monkeypatch.setattr("vidtron.inference.weights.configuration_of", lambda config: run)
     assert errors_of(ALONE, [], config_of(trained, num_frames=5)) == []
     (error,) = errors_of(ALONE, [], config_of(trained, num_frames=9, height=48))
     assert error.startswith("--height 48 --width 48 --num-frames 9: 3 x 3 x 3 tokens")
@@ -196,7 +196,7 @@ def test_learned_positions_fix_the_size(trained, monkeypatch):
 def test_training_s_precision_flags_do_not_bind_sampling(trained, monkeypatch):
     run = small_run(recompute_granularity="full", recompute_method="block", recompute_num_layers=2, bf16=True)
     run.precision.fp8_format, run.precision.transformer_impl = "hybrid", "transformer_engine"
-    monkeypatch.setattr("vidtron.inference.weights.configuration_of", lambda load: run)
+    monkeypatch.setattr("vidtron.inference.weights.configuration_of", lambda config: run)
     config = config_of(trained)
     assert errors_of(ALONE, prompts(), config) == []
     assert sampled_run(config, ALONE).precision.bf16

@@ -14,7 +14,12 @@ class SamplingConfig:
     """Sampling"""
 
     load: Path
-    """Run folder (its latest checkpoint) or one iter_* folder."""
+    """Run folder (its latest checkpoint) or one iter_* folder; or weights: a folder of diffusers (a pipeline's, or
+    its transformer), of SAT, or converted."""
+    model: str | None = None
+    """Preset of weights that no run wrote, where nothing else tells the network."""
+    trust_pickle: bool = False
+    """SAT: open .pt files that need more than tensors and plain values; they can run any code."""
     lora_base: Path | None = None
     """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
     sampling_steps: int = 50
@@ -22,7 +27,9 @@ class SamplingConfig:
     guidance_scale: float = 6.0
     """Classifier-free guidance; 1: none."""
     ema: str | None = None
-    """Sample from this average of the weights (0.9999, power_0.05); unset: from the weights."""
+    """Sample from this average of the weights (0.9999, power_0.05; SAT's: ema); unset: from the weights."""
+    dtype: Literal["fp32", "bf16"] | None = None
+    """Compute in it; unset: as in the training, and weights of other formats as they are stored (fp16: bf16)."""
     seed: int = 1234
     """The noise of a video depends on this and on the prompt's number alone."""
     negative_prompt: str | None = None

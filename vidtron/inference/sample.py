@@ -54,7 +54,7 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
     Raises:
         ValueError: there are no such weights.
     """
-    run = weights.configuration_of(config.load)
+    run = weights.configuration_of(config)
     run.parallel = config.parallel
     # Sampling has no global batch; this one fits every layout.
     stages = max(1, config.parallel.pipeline_model_parallel_size)
@@ -63,8 +63,9 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
     )
     run.precision = dataclasses.replace(
         run.precision,
+        bf16=run.precision.bf16 if config.dtype is None else config.dtype == "bf16",
         transformer_impl="auto",
-        fp8_format=run.precision.fp8_format if _has_transformer_engine(world) else None,
+        fp8_format=run.precision.fp8_format if _has_transformer_engine(world) and config.dtype != "fp32" else None,
         recompute_granularity=None,
         recompute_method=None,
         recompute_num_layers=None,

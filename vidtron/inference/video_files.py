@@ -102,8 +102,9 @@ class VideoFiles:
         method = flat.pop("method")
         del flat["parallel"], flat["split_guidance"]  # how it was made, not what
         resolved = {
-            "load": weights.checkpoint_of(config.load).resolve(),
+            "load": weights.location(config.load).resolve(),
             "lora_base": _resolved(config.lora_base),
+            "dtype": "bf16" if run.precision.bf16 else "fp32",
             "seed": prompt.seed,
             "negative_prompt": prompt.negative,
             **{name: getattr(run.data, name) for name in ("num_frames", "height", "width")},
