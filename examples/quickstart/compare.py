@@ -50,7 +50,9 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     world = World.from_environment()
-    config = SamplingConfig(arguments.load, arguments.sampling_steps, arguments.guidance_scale)
+    config = SamplingConfig(
+        arguments.load, sampling_steps=arguments.sampling_steps, guidance_scale=arguments.guidance_scale
+    )
     run = sampled_run(config, world)
     caption, clip = training_clip(run, arguments.clip)
     reconstructed = reconstruction(run, clip)
