@@ -1,60 +1,90 @@
-"""Sample videos with a checkpoint of a run.
+"""Sample videos with a checkpoint.
 
     python tools/sample_video.py --load RUN --prompt "a bicycle on a street" --output VIDEOS
 
-Under torchrun the model is spread as in training (--tensor-model-parallel-size, ...), in any layout.
+Under torchrun the model is spread as in training (--tensor-model-parallel-size, ...), in any layout; replicas share
+the prompts, or the two halves of guidance. Exit status: 0 all videos are written, 1 some prompts failed, 2 refused.
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 from tqdm import tqdm
 
-from vidtron.config.errors import refuse
+from vidtron.config.errors import ConfigurationError, refuse
 from vidtron.config.world import World
-from vidtron.inference.sample import SamplingConfig, Video, check, configuration_of, sample
-from vidtron.inference.video_io import write_video
-from vidtron.parallel import check as check_layout
+from vidtron.inference.config import SamplingConfig
+from vidtron.inference.prompts import Prompt, read_prompts
+from vidtron.inference.sample import Failure, Video, check, sample, sampled_run
+from vidtron.inference.video_files import OutputConfig, VideoFiles
 
 
 @dataclass
 class Arguments:
-    """Sample videos with a checkpoint of a run."""
+    """Sample videos with a checkpoint."""
 
     sampling: SamplingConfig
+    output: OutputConfig
     prompt: list[str] = field(default_factory=list)
     """What the videos are to show, one video each."""
-    output: Path = Path("samples")
-    """Folder for the videos."""
+    prompts_file: Path | None = None
+    """More prompts: a text file with one a line, or a .jsonl file whose lines have the key prompt and, if wanted,
+    image, seed, negative_prompt."""
+    image: list[Path] = field(default_factory=list)
+    """Image-to-video models: the image that the videos start from, one for all prompts or one for each --prompt."""
+    first_number: int = 0
+    """Number of the first prompt; the noise of a video depends on it."""
 
 
 def main() -> None:
-    """Parse, check, sample. Exits with status 2 where the arguments are refused."""
+    """Parse, check, sample."""
     arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,), description=__doc__)
     world = World.from_environment()
-    sampling = arguments.sampling
+    config = arguments.sampling
     try:
-        run = replace(configuration_of(sampling.load), parallel=sampling.parallel)
+        run = sampled_run(config, world)
+        prompts = read_prompts(
+            arguments.prompt,
+            arguments.prompts_file,
+            arguments.image,
+            seed=config.seed,
+            negative=config.negative_prompt,
+            first_number=arguments.first_number,
+        )
+    except ConfigurationError as error:
+        refuse(error.errors, world)
+        raise
     except ValueError as error:
-        refuse([str(error)], world)
-    run.training.global_batch_size = run.training.rampup_batch_size = None
-    errors = [*check(sampling, run, world), *check_layout(run, world)]
-    if not arguments.prompt:
-        errors.append("--prompt: missing; accepted: one text or more")
+        refuse(str(error).splitlines(), world)
+        raise
+    errors = check(config, run, world, prompts)
+    if not prompts:
+        errors.append("--prompt: missing; accepted: one text or more, or --prompts-file")
+    if arguments.first_number < 0:
+        errors.append(f"--first-number {arguments.first_number}; accepted: 0 or more")
     refuse(errors, world)
 
+    files = VideoFiles(arguments.output, config, run, world)
+
     def deliver(video: Video) -> None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        path = arguments.output / f"{video.number:04d}.mp4"
-        write_video(path, video.frames_TCHW, video.fps)
-        print(f"{path}: {video.prompt}", flush=True)
+        print(f"{files.write(video)}: {video.prompt.text}", flush=True)
 
-    def progress(steps: list[int]) -> tqdm:
-        return tqdm(steps, disable=world.rank != 0 or not sys.stderr.isatty(), unit="step")
+    def report(failure: Failure) -> None:
+        prompt = failure.prompt
+        print(f"failed: prompt {prompt.number} ({prompt.text!r}): {failure.reason}", file=sys.stderr, flush=True)
 
-    sample(sampling, run, world, arguments.prompt, deliver, progress)
+    def progress(prompt: Prompt, steps: list[int]) -> tqdm:
+        shown = world.rank == 0 and sys.stderr.isatty()
+        return tqdm(steps, desc=f"prompt {prompt.number}", unit="step", disable=not shown)
+
+    failures = sample(config, run, world, prompts, deliver, progress, report)
+    if failures:
+        if world.rank == 0:
+            numbers = ", ".join(str(failure.prompt.number) for failure in failures)
+            print(f"{len(failures)} of {len(prompts)} prompts failed: {numbers}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

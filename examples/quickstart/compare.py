@@ -8,20 +8,20 @@ of both against the clip.
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from vidtron.config.parallel import ParallelConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.decode import ClipDecoder
 from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
 from vidtron.encoders.factory import video_autoencoder
-from vidtron.inference.sample import SamplingConfig, Video, configuration_of, sample
+from vidtron.inference.config import SamplingConfig
+from vidtron.inference.prompts import Prompt
+from vidtron.inference.sample import Video, sample, sampled_run
 from vidtron.inference.video_io import contact_sheet, psnr, to_uint8, write_video
 
 
@@ -49,19 +49,24 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    run = replace(configuration_of(arguments.load), parallel=ParallelConfig())
-    run.training.global_batch_size = None
+    world = World.from_environment()
+    config = SamplingConfig(
+        arguments.load, sampling_steps=arguments.sampling_steps, guidance_scale=arguments.guidance_scale
+    )
+    run = sampled_run(config, world)
     caption, clip = training_clip(run, arguments.clip)
     reconstructed = reconstruction(run, clip)
     sampled: list[Video] = []
-    sample(
-        SamplingConfig(arguments.load, arguments.sampling_steps, arguments.guidance_scale),
+    failures = sample(
+        config,
         run,
-        World.from_environment(),
-        [caption],
+        world,
+        [Prompt(caption, number=0, seed=config.seed)],
         sampled.append,
-        progress=lambda steps: tqdm(steps, disable=not sys.stderr.isatty(), unit="step"),
+        progress=lambda _, steps: tqdm(steps, disable=not sys.stderr.isatty(), unit="step"),
     )
+    if failures:
+        parser.exit(1, f"no sample: {failures[0].reason}\n")
     video = sampled[0]
     write_video(arguments.output / "sample.mp4", video.frames_TCHW, video.fps)
     rows = [("clip", clip), ("encoded and decoded", reconstructed), ("sample", video.frames_TCHW)]

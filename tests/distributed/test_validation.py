@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.distributed.layouts import small_run, train
 from tests.distributed.test_ema import LAYOUTS
 from tests.shards import write_shards
 from vidtron.checkpoint import latest, read_full_state
 from vidtron.config.world import World
-from vidtron.inference.sample import SamplingConfig, load_sampler
+from vidtron.inference.config import SamplingConfig
+from vidtron.inference.prompts import Prompt
+from vidtron.inference.sample import load_sampler
 from vidtron.inference.video_io import psnr, read_video, write_video
 from vidtron.parallel import initialized
 from vidtron.training.evaluate import EVALUATION_SEED
@@ -50,11 +53,12 @@ def one_rank(pool, shards, valid_flags, tmp_path_factory):
 
 def expected_videos(rank: int, run, load: Path, folder: Path) -> None:
     """Job: sample the prompts with the first average of a checkpoint."""
-    sampling = SamplingConfig(load, sampling_steps=STEPS, guidance_scale=GUIDANCE, ema="0.9", seed=EVALUATION_SEED)
+    sampling = SamplingConfig(load, sampling_steps=STEPS, guidance_scale=GUIDANCE, ema="0.9")
     with initialized(run, World.from_environment()) as groups:
         sampler = load_sampler(sampling, run, groups)
-        for number, prompt in enumerate(PROMPTS):
-            latents = sampler.latents(prompt, number)
+        for number, text in enumerate(PROMPTS):
+            prompt = Prompt(text, number, EVALUATION_SEED)
+            latents = sampler.latents(prompt, sampler.conditions(prompt))
             write_video(folder / f"{number:04d}.mp4", sampler.decode(latents), sampler.fps)
 
 
@@ -118,3 +122,18 @@ def assert_logged(folder: Path) -> None:
     assert len(curves) == 3 and all(len(accumulator.Scalars(tag)) == 2 for tag in curves)
     row = next(row for row in rows(folder, "eval") if row["weights"] == "0.9")
     assert sorted(accumulator.Scalars(tag)[0].value for tag in curves) == pytest.approx(sorted(row["sigma_losses"]))
+
+
+def test_an_image_to_video_run_samples_from_images(pool, shards, tmp_path):
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / f"{name}.png")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "c", "image": "blue.png"}')
+    flags = {**VALIDATION, "eval_interval": 4, "validation_prompts_file": tmp_path / "prompts.jsonl"}
+    model = {"in_channels": 32, "validation_images": [tmp_path / "red.png", tmp_path / "blue.png"]}
+    for ranks, layout in ((1, {}), (2, {"tensor_model_parallel_size": 2})):
+        pool.run(train, ranks, small_run(shards, save=tmp_path / str(ranks), **flags, **model, **layout))
+    sampled, references = rows(tmp_path / "2", "sample"), rows(tmp_path / "1", "sample")
+    assert [row["prompt"] for row in sampled] == [*PROMPTS[:2], "c"]
+    for row, reference in zip(sampled, references, strict=True):
+        frames, _ = read_video(tmp_path / "2" / row["file"])
+        assert psnr(frames, read_video(tmp_path / "1" / reference["file"])[0]) > 45

@@ -49,6 +49,20 @@ def test_autoencoder_equals_diffusers(tiny_vae: Path) -> None:
     assert torch.allclose(vae.decode(posterior.mean_CTHW), decoded_CTHW, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("flags", "latent_frames", "size"),
+    [({"frames_at_once": 4}, 5, (4, 4)), ({"frames_at_once": 4}, 4, (4, 4)), ({"tiling": True}, 1, (32, 48))],
+)
+def test_slices_and_tiles_give_nearly_the_same_video(tiny_vae: Path, flags, latent_frames, size) -> None:
+    config = EncoderConfig(vae_path=tiny_vae)
+    latents_CTHW = torch.randn(16, latent_frames, *size, generator=torch.Generator().manual_seed(0))
+    plain_CTHW = video_autoencoder(config, "cpu", torch.float32).decode(latents_CTHW)
+    decoded_CTHW = video_autoencoder(config, "cpu", torch.float32, **flags).decode(latents_CTHW)
+    assert decoded_CTHW.shape == plain_CTHW.shape == (3, 4 * latent_frames - 3, 8 * size[0], 8 * size[1])
+    difference = (decoded_CTHW - plain_CTHW).abs()
+    assert difference.max() > 0 and difference.mean() < plain_CTHW.std() / 2
+
+
 def test_the_pipeline_folder_is_accepted(tiny_vae: Path) -> None:
     vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae.parent), "cpu", torch.bfloat16)
     assert vae.encode(torch.zeros(3, 1, 16, 16)).mean_CTHW.dtype == torch.float32

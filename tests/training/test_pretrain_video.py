@@ -32,7 +32,12 @@ def test_prompts_that_cannot_be_sampled(capsys, tmp_path):
         (("--validation-prompts-file", str(tmp_path / "none.txt")), "No such file"),
         (("--validation-prompts-file", str(tmp_path / "empty.txt")), "no prompts in it; accepted: a text file"),
         (("--validation-sampling-steps", "1000"), "1000 sampling steps; accepted: 1 to 999"),
-        (("--validation-prompts", "a", "b", "--in-channels", "32"), "an image-to-video model needs images as well"),
+        (("--validation-prompts", "a", "b", "--in-channels", "32"), "--validation-images: prompt 1 ('b') has none"),
+        (("--validation-prompts", "a", "--validation-images", "no.png"), "the model makes videos from text alone"),
+        (
+            ("--validation-prompts", "a", "--in-channels", "32", "--validation-images", "no.png"),
+            "--validation-images no.png: no such file",
+        ),
     ):
         assert any(message in error for error in refused(capsys, *flags, *arguments))
 

@@ -119,6 +119,8 @@ def _check_evaluation(config: RunConfig) -> Iterator[str]:
         "--validation-prompts": bool(validation.validation_prompts),
         "--validation-prompts-file": validation.validation_prompts_file is not None,
     }
+    if validation.validation_images and not any(asked.values()):
+        yield "--validation-images: needs --validation-prompts TEXTS"
     interval = config.training.eval_interval
     if interval is not None and not config.data.valid_data_path and not any(asked.values()):
         yield f"--eval-interval {interval}: needs --valid-data-path SHARDS or --validation-prompts TEXTS"

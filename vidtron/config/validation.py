@@ -13,7 +13,11 @@ class ValidationConfig:
     validation_prompts: list[str] = field(default_factory=list)
     """Sample a video of each of these at every --eval-interval, with the same noise every time."""
     validation_prompts_file: Path | None = None
-    """Text file with more such prompts, one a line."""
+    """Text file with more such prompts, one a line; or a .jsonl file whose lines have the key prompt and, if wanted,
+    image, seed, negative_prompt."""
+    validation_images: list[Path] = field(default_factory=list)
+    """Image-to-video models: the image that these videos start from, one for all or one for each of
+    --validation-prompts."""
     validation_sampling_steps: int = 50
     """Evaluations of the network for one of these videos."""
     validation_guidance_scale: float = 6.0

@@ -13,6 +13,8 @@ from vidtron.encoders.folders import model_folder, read_config, weights_fingerpr
 
 FLAG = "--vae-path"
 CLASS_NAME = "AutoencoderKLCogVideoX"
+LATENT_FRAMES_AT_ONCE = 2
+"""Latent frames that diffusers decodes at a time, each slice with what its causal convolutions remember."""
 
 
 def vae_folder(path: Path) -> Path:
@@ -36,9 +38,18 @@ class DiffusersVideoAutoencoder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         tiling: bool = False,
+        frames_at_once: int = LATENT_FRAMES_AT_ONCE,
     ) -> None:
-        """Loads the weights. `tiling` lets diffusers work on overlapping tiles: less memory, a slightly different
-        result."""
+        """Loads the weights.
+
+        Args:
+            path: see `vae_folder`.
+            device: where it works.
+            dtype: of the weights.
+            tiling: work on overlapping tiles: less memory, a slightly different result.
+            frames_at_once: latent frames decoded at a time, an even number: group norms see them together, so more
+                are faster, take more memory and give a slightly different result.
+        """
         from diffusers import AutoencoderKLCogVideoX
 
         self._folder = vae_folder(path)
@@ -49,6 +60,7 @@ class DiffusersVideoAutoencoder:
         if tiling:
             self._model.enable_tiling()
         self._tiling = tiling
+        self._model.num_latent_frames_batch_size = frames_at_once
         config = self._model.config
         self.latent_channels = int(config.latent_channels)
         self.temporal_ratio = int(config.temporal_compression_ratio)

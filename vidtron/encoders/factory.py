@@ -11,11 +11,25 @@ from vidtron.encoders.builtin import HashedTokens, SpaceTimeTransform
 from vidtron.encoders.folders import read_config
 
 
-def video_autoencoder(config: EncoderConfig, device: torch.device | str, dtype: torch.dtype) -> VideoAutoencoder:
-    """The autoencoder of `--vae-path`, or the built-in space-time transform (always fp32)."""
+def encoder_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
+    """What the encoders of a run compute in."""
+    return torch.bfloat16 if device.type == "cuda" and config.precision.bf16 else torch.float32
+
+
+def video_autoencoder(
+    config: EncoderConfig,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    tiling: bool = False,
+    frames_at_once: int = diffusers_vae.LATENT_FRAMES_AT_ONCE,
+) -> VideoAutoencoder:
+    """The autoencoder of `--vae-path`, or the built-in space-time transform (always fp32, as a whole)."""
     if config.vae_path is None:
         return SpaceTimeTransform(device)
-    return diffusers_vae.DiffusersVideoAutoencoder(config.vae_path, device, dtype)
+    return diffusers_vae.DiffusersVideoAutoencoder(
+        config.vae_path, device, dtype, tiling=tiling, frames_at_once=frames_at_once
+    )
 
 
 def text_encoder(

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from vidtron.diffusion.denoising import Network
 from vidtron.diffusion.guidance import Scale, guided
@@ -82,6 +83,7 @@ def with_guidance(
     scale: Scale,
     channels: int | None = None,
     image_latents: Tensor | None = None,
+    pair: ProcessGroup | None = None,
 ) -> Network:
     """The network under classifier-free guidance, as the samplers take it.
 
@@ -92,15 +94,29 @@ def with_guidance(
         scale: of each timestep; where it is 1 the network alone is asked.
         channels: how many of the output's channels are guided; None: all.
         image_latents: an image-to-video model's condition, with and without text.
+        pair: two replicas, the first of which runs the network without text, the second with it, both on the same
+            noise; None: each replica runs it on both at once.
     """
-    texts = torch.cat((null_text_BLE, text_BLE))
-    images = None if image_latents is None else torch.cat((image_latents, image_latents))
+    texts = (null_text_BLE, text_BLE)
+
+    def together(noisy: Tensor, timestep: float) -> Sequence[Tensor]:
+        images = None if image_latents is None else torch.cat((image_latents, image_latents))
+        return network(torch.cat((noisy, noisy)), timestep, torch.cat(texts), images).chunk(2)
+
+    def halved(noisy: Tensor, timestep: float) -> Sequence[Tensor]:
+        assert pair is not None
+        own = network(noisy, timestep, texts[pair.rank()], image_latents).contiguous()
+        outputs = [torch.empty_like(own), torch.empty_like(own)]
+        dist.all_gather(outputs, own, group=pair)
+        return outputs
+
+    without_and_with = together if pair is None else halved
 
     def network_at(noisy: Tensor, timestep: float) -> Tensor:
         factor = scale(timestep)
         if factor == 1.0:
             return network(noisy, timestep, text_BLE, image_latents)
-        without, conditional = network(torch.cat((noisy, noisy)), timestep, texts, images).chunk(2)
+        without, conditional = without_and_with(noisy, timestep)
         return guided(conditional, without, factor, channels)
 
     return network_at

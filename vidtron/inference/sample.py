@@ -1,206 +1,224 @@
-"""Videos from prompts with a checkpoint of a run.
+"""Videos from prompts with a checkpoint, on the ranks of a run."""
 
-Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
-"""
-
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from vidtron import checkpoint
-from vidtron.config import cli
-from vidtron.config.parallel import ParallelConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.encoders.base import TextEncoder, VideoAutoencoder
-from vidtron.encoders.factory import text_encoder, video_autoencoder
-from vidtron.inference.denoiser import Denoiser, with_guidance
-from vidtron.inference.sampling import SamplerConfig, check_sampler, guidance_of, guided_channels, sample_latents
-from vidtron.inference.video_io import to_uint8
+from vidtron.encoders import factory
+from vidtron.inference import weights
+from vidtron.inference.config import SamplingConfig
+from vidtron.inference.prompts import Prompt, check_prompts
+from vidtron.inference.sampling import check_sampler
+from vidtron.inference.video_sampler import Progress, VideoSampler
 from vidtron.models import registry
 from vidtron.models.build import build_chunks
-from vidtron.parallel import Groups, initialized, named_generator, sample_generator
+from vidtron.parallel import Groups, PatientBarrier, Team, initialized, model_parallel_size, pair_of
+from vidtron.parallel import check as check_layout
 
-Progress = Callable[[list[int]], Any]
-
-
-@dataclass
-class SamplingConfig:
-    """Sampling"""
-
-    load: Path
-    """Run folder (its latest checkpoint) or one iter_* folder."""
-    lora_base: Path | None = None
-    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
-    sampling_steps: int = 50
-    """Evaluations of the network for one video."""
-    guidance_scale: float = 6.0
-    """Classifier-free guidance; 1: none."""
-    ema: str | None = None
-    """Sample from this average of the weights (0.9999, power_0.05); unset: from the weights."""
-    seed: int = 1234
-    """The noise of a video depends on this and on the prompt's number alone."""
-    method: SamplerConfig = field(default_factory=SamplerConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Video:
     """One sampled video."""
 
-    number: int
-    prompt: str
+    prompt: Prompt
     frames_TCHW: Tensor
     """uint8."""
+    latents_TCHW: Tensor
+    """Of the model's scale."""
     fps: float
 
 
-def checkpoint_of(load: Path) -> Path:
-    """The checkpoint that `--load` leads to.
+@dataclass(frozen=True)
+class Failure:
+    """A prompt that gave no video."""
+
+    prompt: Prompt
+    reason: str
+
+
+def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
+    """The run that the weights are of, as it is sampled: its layout, sizes and encoders are those of `config`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are no such weights.
     """
-    found = load if checkpoint.is_complete(load) else checkpoint.latest(load) if load.is_dir() else None
-    if found is None:
-        raise ValueError(f"--load {load}: no complete checkpoint; accepted: a run folder or an iter_* folder of one")
-    return found
-
-
-def configuration_of(load: Path) -> RunConfig:
-    """The configuration of the run that wrote the checkpoint `--load` leads to. Raises ValueError."""
-    return cli.load(checkpoint_of(load) / "config.yaml", registry.preset, registry.preset_names())
-
-
-def check(config: SamplingConfig, run: RunConfig, world: World) -> list[str]:
-    """What of a sampling configuration cannot work for the run it loads."""
-    errors = registry.family_of(run.model).check(run, world)
-    errors += checkpoint.base_errors(checkpoint_of(config.load), config.lora_base)
-    latent_channels = registry.family_of(run.model).latent_shape(run)[1]
-    errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
-    averages = checkpoint.averages_in(checkpoint_of(config.load)) if config.ema is not None else []
-    if config.ema is not None and config.ema not in averages:
-        errors.append(f"--ema {config.ema}: not in the checkpoint; accepted: {', '.join(averages) or 'none, no EMA'}")
-    if registry.family_of(run.model).image_conditioned(run.network):
-        errors.append(f"--load {config.load}: an image-to-video model; accepted: text-to-video models")
-    return errors
-
-
-class VideoSampler:
-    """A model and its encoders on the ranks of a run. All ranks make one and call it together."""
-
-    def __init__(
-        self,
-        config: SamplingConfig,
-        run: RunConfig,
-        groups: Groups,
-        chunks: Sequence[torch.nn.Module],
-        autoencoder: VideoAutoencoder,
-        text_encoder: TextEncoder,
+    run = weights.configuration_of(config)
+    run.parallel = config.parallel
+    # Sampling has no global batch; this one fits every layout.
+    stages = max(1, config.parallel.pipeline_model_parallel_size)
+    run.training = dataclasses.replace(
+        run.training, micro_batch_size=1, global_batch_size=world.size * stages, rampup_batch_size=None
+    )
+    run.precision = dataclasses.replace(
+        run.precision,
+        bf16=run.precision.bf16 if config.dtype is None else config.dtype == "bf16",
+        transformer_impl="auto",
+        fp8_format=run.precision.fp8_format if _has_transformer_engine(world) and config.dtype != "fp32" else None,
+        recompute_granularity=None,
+        recompute_method=None,
+        recompute_num_layers=None,
+    )
+    for section, names in (
+        (run.data, ("num_frames", "height", "width", "fps")),
+        (run.encoders, ("vae_path", "text_encoder_path")),
+        (run.objective, ("image_latent_scale",)),
     ):
-        """
-        Args:
-            config: what to sample with.
-            run: that the model is of, in the layout of this one.
-            groups: this run's process groups.
-            chunks: this rank's bare chunks of the model; put into evaluation mode.
-            autoencoder: decodes.
-            text_encoder: encodes prompts.
-        """
-        self.config, self.run, self.groups = config, run, groups
-        family = registry.family_of(run.model)
-        self.denoiser = Denoiser(
-            chunks,
-            groups,
-            sequence_length=family.sequence_length(run),
-            predicts_variance=run.objective.predicted_variance != "none",
+        for name in names:
+            if getattr(config, name) is not None:
+                setattr(section, name, getattr(config, name))
+    return run
+
+
+def check(config: SamplingConfig, run: RunConfig, world: World, prompts: Sequence[Prompt]) -> list[str]:
+    """What cannot work of a sampling configuration, for `sampled_run` of it; one message each."""
+    family, network = registry.family_of(run.model), run.network
+    errors = [*weights.check(config), *family.check(run, world)]
+    latent_channels = family.latent_shape(run)[1]
+    errors += factory.check(run, world, network.text_width, latent_channels)
+    errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
+    if config.fps is not None and not config.fps > 0:
+        errors.append(f"--fps {config.fps:g}; accepted: more than 0")
+    at_once = config.vae_frames_at_once
+    if at_once < 2 or at_once % 2:
+        errors.append(f"--vae-frames-at-once {at_once}; accepted: even numbers from 2 on")
+    if config.vae_tiling and run.encoders.vae_path is None:
+        errors.append("--vae-tiling: the built-in autoencoder has no tiles; accepted: with --vae-path")
+    errors += check_layout(run, world)
+    replicas = world.size // max(1, model_parallel_size(run))
+    if config.split_guidance == "on" and (replicas % 2 or not _is_guided(config)):
+        errors.append(
+            f"--split-guidance on: {replicas} replicas and --guidance-scale {config.guidance_scale:g}; accepted: an "
+            "even number of replicas, and guidance"
         )
-        self.latent_shape = family.latent_shape(run)
-        self.autoencoder, self.text_encoder = autoencoder, text_encoder
-        self.fps = run.data.fps or 8.0
-
-    def latents(self, prompt: str, number: int, progress: Progress = lambda steps: steps) -> Tensor:
-        """Scaled latents of one video, fp32 [T, C, H, W], the same on all ranks of the replica."""
-        config, run, device = self.config, self.run, self.groups.device
-        text_BLE = self.text_encoder.encode([prompt]).to(device)
-        null_text_BLE = torch.zeros_like(text_BLE)
-        if run.objective.null_text == "empty-prompt":
-            null_text_BLE = self.text_encoder.encode([""]).to(device)
-        network = with_guidance(
-            self.denoiser,
-            text_BLE,
-            null_text_BLE,
-            guidance_of(config.method, config.guidance_scale, config.sampling_steps),
-            guided_channels(config.method, run, self.latent_shape[1]),
-        )
-
-        def draw(step: int) -> Tensor:
-            generator = named_generator(config.seed, f"sampler's noise of video {number} at step {step}")
-            return torch.randn(self.latent_shape, generator=generator)[None].to(device)
-
-        noise = torch.randn(self.latent_shape, generator=sample_generator(config.seed, number, "noise"))
-        noise_BTCHW = noise[None].to(device)
-        return sample_latents(network, noise_BTCHW, config.method, run, config.sampling_steps, draw, progress)[0]
-
-    def decode(self, latents_TCHW: Tensor) -> Tensor:
-        """Frames [T, C, H, W], uint8; latent frames that only padded the model's patches are dropped first."""
-        data = self.run.data
-        frames = self.autoencoder.latent_shape(data.num_frames, data.height, data.width)[1]
-        unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
-        return to_uint8(self.autoencoder.decode(unscaled.transpose(0, 1)))
+    return [*errors, *check_prompts(prompts, image_conditioned=family.image_conditioned(network))]
 
 
-def load_sampler(config: SamplingConfig, run: RunConfig, groups: Groups) -> VideoSampler:
+def splits_guidance(config: SamplingConfig, replicas: int, prompts: int) -> bool:
+    """Whether two replicas share a video: on request, or where fewer turns of one evaluation are needed so."""
+    if config.split_guidance != "auto" or replicas % 2 or not _is_guided(config):
+        return config.split_guidance == "on"
+    return -(-2 * prompts // replicas) < 2 * -(-prompts // replicas)
+
+
+def load_sampler(
+    config: SamplingConfig, run: RunConfig, groups: Groups, pair: ProcessGroup | None = None
+) -> VideoSampler:
     """A checkpoint's model and encoders. All ranks call this together.
 
     Args:
         config: what to sample with.
-        run: the run that wrote the checkpoint, in the layout of this one.
+        run: `sampled_run` of it.
         groups: this run's process groups.
+        pair: two replicas that halve guidance between them.
     """
     chunks = build_chunks(registry.family_of(run.model), run, groups)
-    if config.ema is None:
-        checkpoint.load_with_base(checkpoint_of(config.load), chunks, None, None, groups, moved_to=config.lora_base)
-    else:
-        checkpoint.load_average_with_base(
-            checkpoint_of(config.load), chunks, config.ema, groups, moved_to=config.lora_base
-        )
+    weights.load_into(chunks, config, groups)
     network, encoders, device = run.network, run.encoders, groups.device
-    return VideoSampler(
-        config,
-        run,
-        groups,
-        chunks,
-        video_autoencoder(encoders, device, torch.float32),
-        text_encoder(encoders, network.text_length, network.text_width, device, torch.float32),
+    dtype = factory.encoder_dtype(run, device)
+    autoencoder = factory.video_autoencoder(
+        encoders, device, dtype, tiling=config.vae_tiling, frames_at_once=config.vae_frames_at_once
     )
+    text_encoder = factory.text_encoder(encoders, network.text_length, network.text_width, device, dtype)
+    return VideoSampler(config, run, groups, chunks, autoencoder, text_encoder, pair)
 
 
 def sample(
     config: SamplingConfig,
     run: RunConfig,
     world: World,
-    prompts: list[str],
+    prompts: Sequence[Prompt],
     deliver: Callable[[Video], None],
-    progress: Progress = lambda steps: steps,
-) -> None:
-    """Sample a video of each prompt; the replicas take turns.
+    progress: Callable[[Prompt, list[int]], Any] = lambda prompt, steps: steps,
+    report: Callable[[Failure], None] = lambda failure: None,
+) -> list[Failure]:
+    """Sample a video of each prompt; replicas, or pairs of them, take turns.
+
+    A prompt whose image cannot be read, or whose video is not finite or cannot be written, does not stop the others:
+    the ranks that work on it agree to leave it. An exception inside the network, where several ranks are in mid-talk,
+    is raised; with one rank to a video it too is the prompt's alone.
 
     Args:
         config: what to sample with.
-        run: `configuration_of(config.load)` with the layout of this run.
+        run: `sampled_run` of it.
         world: as the launcher started this rank.
         prompts: one video each.
-        deliver: called with each video on the first rank of the replica that made it.
-        progress: wraps the list of steps, for a progress bar.
+        deliver: called with each video on the first rank of those that made it.
+        progress: wraps the list of a video's steps, for a progress bar.
+        report: called with each failure, on the same rank, when it happens.
+
+    Returns:
+        The failures of all ranks, in the order of the prompts, on every rank.
     """
     with initialized(run, world) as groups:
-        sampler = load_sampler(config, run, groups)
-        for number in range(groups.dp_rank, len(prompts), groups.dp_size):
-            latents = sampler.latents(prompts[number], number, progress)
-            if groups.replica_rank == 0:
-                deliver(Video(number, prompts[number], sampler.decode(latents), sampler.fps))
+        pair = None
+        if splits_guidance(config, groups.dp_size, len(prompts)):
+            pair = pair_of(groups, timedelta(minutes=run.parallel.distributed_timeout_minutes))
+        team = Team(groups, pair)
+        everyone = PatientBarrier(groups)
+        sampler = load_sampler(config, run, groups, pair)
+        own: list[Failure] = []
+        for prompt in prompts[team.number :: team.count]:
+            reason = _make(sampler, team, prompt, deliver, partial(progress, prompt))
+            if reason is not None and team.leads:
+                own.append(Failure(prompt, reason))
+                report(own[-1])
+        everyone.wait()
+        found: list[list[Failure]] = [[]] * groups.world_size
+        dist.all_gather_object(found, own, group=groups.world)
+        return sorted((failure for part in found for failure in part), key=lambda failure: failure.prompt.number)
+
+
+def _make(
+    sampler: VideoSampler, team: Team, prompt: Prompt, deliver: Callable[[Video], None], progress: Progress
+) -> str | None:
+    """One video; why there is none, on all ranks of the team."""
+    conditions, reason = _attempt(lambda: sampler.conditions(prompt), team)
+    if conditions is None:
+        return reason
+
+    def sampled() -> Tensor:
+        return sampler.latents(prompt, conditions, progress)
+
+    latents, reason = _attempt(sampled, team) if team.size == 1 else (sampled(), None)
+    if latents is None:
+        return reason
+
+    def finish() -> bool:
+        if not torch.isfinite(latents).all():
+            raise ValueError("the latents are not finite")
+        if team.leads:
+            deliver(Video(prompt, sampler.decode(latents), latents.cpu(), sampler.fps))
+        return True
+
+    return _attempt(finish, team)[1]
+
+
+def _attempt(action: Callable[[], T], team: Team) -> tuple[T | None, str | None]:
+    """(what the action returns, None), or (None, why it failed on one of the team's ranks)."""
+    result, error = None, None
+    try:
+        result = action()
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    error = team.first_error(error)
+    return (result, None) if error is None else (None, error)
+
+
+def _is_guided(config: SamplingConfig) -> bool:
+    return config.method.guidance == "dynamic" or config.guidance_scale != 1
+
+
+def _has_transformer_engine(world: World) -> bool:
+    return world.has_cuda and "transformer_engine" in world.packages

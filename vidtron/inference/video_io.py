@@ -21,6 +21,21 @@ def to_uint8(video_CTHW: Tensor) -> Tensor:
     return pixels.round().to(torch.uint8).permute(1, 0, 2, 3).contiguous()
 
 
+def pixels_CFHW(frames_FCHW: Tensor) -> Tensor:
+    """uint8 frames as float32 in [-1, 1], channels first; `to_uint8` undoes it."""
+    return (frames_FCHW.float() / 127.5 - 1.0).permute(1, 0, 2, 3)
+
+
+def write_frames(folder: Path, frames_TCHW: Tensor) -> None:
+    """Write each frame as a PNG: 0000.png, 0001.png, ..."""
+    from PIL import Image
+
+    _check_frames(frames_TCHW)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image_HWC in enumerate(frames_TCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()):
+        Image.fromarray(image_HWC).save(folder / f"{number:04d}.png")
+
+
 def write_video(path: Path | str, frames_TCHW: Tensor, fps: float) -> None:
     """Write an H.264 mp4 that every player opens (4:2:0 colour).
 

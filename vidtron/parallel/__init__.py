@@ -30,11 +30,13 @@ from vidtron.parallel.check import (  # noqa: E402
 from vidtron.parallel.groups import Groups  # noqa: E402
 from vidtron.parallel.launch import choose_backend, initialized  # noqa: E402
 from vidtron.parallel.randomness import STREAMS, named_generator, sample_generator  # noqa: E402
+from vidtron.parallel.teams import Team, pair_of  # noqa: E402
 
 __all__ = [
     "STREAMS",
     "Groups",
     "PatientBarrier",
+    "Team",
     "all_ranks",
     "any_rank",
     "barrier",
@@ -46,6 +48,7 @@ __all__ = [
     "memory_statistics",
     "model_parallel_size",
     "named_generator",
+    "pair_of",
     "sample_generator",
     "sequence_parallel",
     "synchronize",

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
+from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
+from vidtron.inference.prompts import VALIDATION_FLAGS, check_prompts
 from vidtron.inference.sampling import SamplerConfig, check_sampler
 from vidtron.models import registry
 from vidtron.training import folder
@@ -71,17 +73,19 @@ def _check_variance(config: RunConfig) -> list[str]:
 
 def _check_prompts(config: RunConfig) -> Iterator[str]:
     validation = config.validation
-    file = validation.validation_prompts_file
+    family = registry.family_of(config.model)
     try:
         prompts = prompts_of(validation)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        yield f"--validation-prompts-file {file}: {reason}; accepted: a text file with a prompt a line"
+    except ConfigurationError as error:
+        yield from error.errors
         return
-    if file is not None and len(prompts) == len(validation.validation_prompts):
-        yield f"--validation-prompts-file {file}: no prompts in it; accepted: a text file with a prompt a line"
-    latent_channels = registry.family_of(config.model).latent_shape(config)[1]
-    for problem in check_sampler(SamplerConfig(), config, validation.validation_sampling_steps, latent_channels):
+    for problem in check_sampler(
+        SamplerConfig(), config, validation.validation_sampling_steps, family.latent_shape(config)[1]
+    ):
         yield problem.replace("--sampling-steps", "--validation-sampling-steps")
-    if prompts and registry.family_of(config.model).image_conditioned(config.network):
-        yield "--validation-prompts: an image-to-video model needs images as well; accepted: text-to-video models"
+    yield from check_prompts(
+        prompts, image_conditioned=family.image_conditioned(config.network), flags=VALIDATION_FLAGS
+    )
+    for image in sorted({prompt.image for prompt in prompts if prompt.image is not None}):
+        if not image.is_file():
+            yield f"{VALIDATION_FLAGS.images} {image}: no such file; accepted: a picture"

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from vidtron.config.run import RunConfig
-from vidtron.diffusion.conditioning import image_condition, noisy_image
+from vidtron.diffusion.conditioning import noisy_image
 from vidtron.diffusion.loss import add_offset
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
+from vidtron.inference.image import condition_latents, scaled_latents
 from vidtron.inference.objective import image_latent_scale
+from vidtron.inference.video_io import pixels_CFHW
 from vidtron.parallel.randomness import sample_generator
 
 
@@ -59,11 +61,6 @@ class SampleShape:
         shapes = self.shapes()
         parts = flat.split([math.prod(shape) for shape in shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-def pixels_CFHW(frames_FCHW: Tensor) -> Tensor:
-    """uint8 frames as float32 in [-1, 1], channels first."""
-    return (frames_FCHW.float() / 127.5 - 1.0).permute(1, 0, 2, 3)
 
 
 def pad_latent_frames(latents_TCHW: Tensor, frames: int) -> Tensor:
@@ -130,7 +127,7 @@ class SampleMaker:
         position = clip.position
         video_CFHW = pixels_CFHW(clip.frames_TCHW.to(self.device))
         posterior = sample_generator(self.seed, position, "posterior")
-        latents_TCHW = self._encode(video_CFHW, posterior, self.scale)
+        latents_TCHW = scaled_latents(self.autoencoder, video_CFHW, posterior, self.scale)
         try:
             out["latents"].copy_(pad_latent_frames(latents_TCHW, self.shape.latents_TCHW[0]))
         except (ValueError, RuntimeError) as error:
@@ -147,10 +144,15 @@ class SampleMaker:
         if self.shape.image_conditioned:
             out["image_latents"].zero_()
             if not bernoulli(self.image_dropout, self.seed, position, "image_dropout"):
-                image_1CHW = self._encode(self._image(video_CFHW, position), posterior, self.image_scale)
-                all_frames = self.objective.image_latent_frames == "all"
-                frames = self.shape.latents_TCHW[0]
-                out["image_latents"].copy_(image_condition(image_1CHW, frames, all_frames=all_frames))
+                condition_TCHW = condition_latents(
+                    self.autoencoder,
+                    self._image(video_CFHW, position),
+                    posterior,
+                    self.image_scale,
+                    self.shape.latents_TCHW[0],
+                    all_frames=self.objective.image_latent_frames == "all",
+                )
+                out["image_latents"].copy_(condition_TCHW)
         return flat
 
     def _noise(self, position: int) -> Tensor:
@@ -159,11 +161,6 @@ class SampleMaker:
             return noise
         offset = torch.randn((), generator=sample_generator(self.seed, position, "offset_noise"))
         return add_offset(noise, offset, self.objective.offset_noise)
-
-    def _encode(self, video_CFHW: Tensor, generator: torch.Generator, scale: float) -> Tensor:
-        """Sampled and scaled latents [T, C, H, W] of one video."""
-        latents_CTHW = self.autoencoder.encode(video_CFHW).sample(generator)
-        return latents_CTHW.float().permute(1, 0, 2, 3) * scale
 
     def _image(self, video_CFHW: Tensor, position: int) -> Tensor:
         """The first pixel frame [C, 1, H, W], with Gaussian noise of random strength."""

@@ -13,7 +13,7 @@ from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
 from vidtron.diffusion.schedule import Schedule
 from vidtron.diffusion.timesteps import RankGroups, stratify
-from vidtron.encoders.factory import text_encoder, video_autoencoder
+from vidtron.encoders.factory import encoder_dtype, text_encoder, video_autoencoder
 from vidtron.inference.objective import rank_groups_of, timesteps_of
 from vidtron.parallel import Groups, named_generator, sample_generator
 from vidtron.training.batch_size import batch_size_at, global_batch_size
@@ -113,8 +113,7 @@ class DataRoom:
             valid = ShardIndex.open(config.data.valid_data_path)
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, sequential=True)
         self.decoder = ClipDecoder.from_config(config.data, groups.device)
-        on_gpu = groups.device.type == "cuda"
-        dtype = torch.bfloat16 if on_gpu and config.precision.bf16 else torch.float32
+        dtype = encoder_dtype(config, groups.device)
         self.autoencoder = video_autoencoder(config.encoders, groups.device, dtype)
         self.text_encoder = text_encoder(
             config.encoders, network.text_length, network.text_width, groups.device, dtype

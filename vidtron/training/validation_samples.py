@@ -9,24 +9,29 @@ import torch
 from vidtron.checkpoint import folder_name
 from vidtron.config.run import RunConfig
 from vidtron.config.validation import ValidationConfig
-from vidtron.inference.sample import SamplingConfig, VideoSampler
+from vidtron.inference.config import SamplingConfig
+from vidtron.inference.prompts import VALIDATION_FLAGS, Prompt, read_prompts
 from vidtron.inference.video_io import write_video
+from vidtron.inference.video_sampler import VideoSampler
 from vidtron.parallel import Groups, PatientBarrier
 from vidtron.training.evaluate import EVALUATION_SEED
 from vidtron.training.folder import SAMPLES
 from vidtron.training.sources import DataRoom
 
 
-def prompts_of(config: ValidationConfig) -> list[str]:
-    """The prompts of the command line, then those of the file.
+def prompts_of(config: ValidationConfig) -> list[Prompt]:
+    """The prompts of the command line, then those of the file, with the seed of all evaluations.
 
     Raises:
-        OSError, UnicodeDecodeError: the file cannot be read.
+        ConfigurationError: the file cannot be used, or images and prompts do not match.
     """
-    lines: list[str] = []
-    if config.validation_prompts_file is not None:
-        lines = config.validation_prompts_file.read_text(encoding="utf-8").splitlines()
-    return [*config.validation_prompts, *(line.strip() for line in lines if line.strip())]
+    return read_prompts(
+        config.validation_prompts,
+        config.validation_prompts_file,
+        config.validation_images,
+        seed=EVALUATION_SEED,
+        flags=VALIDATION_FLAGS,
+    )
 
 
 class ValidationSamples:
@@ -39,7 +44,7 @@ class ValidationSamples:
         groups: Groups,
         modules: Sequence[torch.nn.Module],
         data: DataRoom,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
     ) -> None:
         """
         Args:
@@ -65,13 +70,15 @@ class ValidationSamples:
             load=folder,
             sampling_steps=validation.validation_sampling_steps,
             guidance_scale=validation.validation_guidance_scale,
-            seed=EVALUATION_SEED,
         )
         encoders = self.data.autoencoder, self.data.text_encoder
         sampler = VideoSampler(sampling, self.config, groups, self.modules, *encoders)
         files = [f"{SAMPLES}/{folder_name(iteration)}/{number:04d}.mp4" for number in range(len(self.prompts))]
         own = range(groups.dp_rank, len(self.prompts), groups.dp_size)
-        latents = [sampler.latents(self.prompts[number], number) for number in own]
+        latents = []
+        for number in own:
+            prompt = self.prompts[number]
+            latents.append(sampler.latents(prompt, sampler.conditions(prompt)))
         for turn, (number, latents_TCHW) in enumerate(zip(own, latents, strict=True)):
             if turn % groups.replica_size == groups.replica_rank:
                 write_video(folder / files[number], sampler.decode(latents_TCHW), sampler.fps)
@@ -80,12 +87,12 @@ class ValidationSamples:
         return [
             {
                 "file": file,
-                "prompt": prompt,
-                "number": number,
-                "seed": sampling.seed,
+                "prompt": prompt.text,
+                "number": prompt.number,
+                "seed": prompt.seed,
                 "sampling_steps": sampling.sampling_steps,
                 "guidance_scale": sampling.guidance_scale,
                 "seconds": seconds,
             }
-            for number, (file, prompt) in enumerate(zip(files, self.prompts, strict=True))
+            for file, prompt in zip(files, self.prompts, strict=True)
         ]

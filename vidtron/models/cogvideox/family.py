@@ -146,8 +146,11 @@ class CogVideoXFamily:
             learned = network.learned_position_grid
             if (h, w) != learned[1:] or t > learned[0]:
                 errors.append(
-                    f"--learned-position-grid {learned}: the clip has {t} x {h} x {w} tokens; accepted: the same "
-                    "height and width, and no more frames"
+                    f"--height {run.data.height} --width {run.data.width} --num-frames {run.data.num_frames}: {t} x "
+                    f"{h} x {w} tokens, and the network has learned a position for each token of one size "
+                    f"(--learned-position-grid {' '.join(map(str, learned))}); accepted: --height "
+                    f"{learned[1] * pixels} --width {learned[2] * pixels} and at most --num-frames "
+                    f"{(learned[0] * network.patch_size_t - 1) * TEMPORAL_RATIO + 1}"
                 )
         if run.parallel.cp_comm_type in ("p2p", "a2a+p2p") and run.parallel.context_parallel_size > 1:
             tokens, halves = self.tokens_per_sample(run), 2 * run.parallel.context_parallel_size

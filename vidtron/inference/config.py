@@ -1,0 +1,60 @@
+"""What to sample with."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vidtron.config.parallel import ParallelConfig
+from vidtron.encoders.diffusers_vae import LATENT_FRAMES_AT_ONCE
+from vidtron.inference.sampling import SamplerConfig
+
+
+@dataclass
+class SamplingConfig:
+    """Sampling"""
+
+    load: Path
+    """Run folder (its latest checkpoint) or one iter_* folder; or weights: a folder of diffusers (a pipeline's, or
+    its transformer), of SAT, or converted."""
+    model: str | None = None
+    """Preset of weights that no run wrote, where nothing else tells the network."""
+    trust_pickle: bool = False
+    """SAT: open .pt files that need more than tensors and plain values; they can run any code."""
+    lora_base: Path | None = None
+    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
+    sampling_steps: int = 50
+    """Evaluations of the network for one video."""
+    guidance_scale: float = 6.0
+    """Classifier-free guidance; 1: none."""
+    ema: str | None = None
+    """Sample from this average of the weights (0.9999, power_0.05; SAT's: ema); unset: from the weights."""
+    dtype: Literal["fp32", "bf16"] | None = None
+    """Compute in it; unset: as in the training, and weights of other formats as they are stored (fp16: bf16)."""
+    seed: int = 1234
+    """The noise of a video depends on this and on the prompt's number alone."""
+    negative_prompt: str | None = None
+    """Guidance leads away from this text; unset: from what the training drops text to."""
+    num_frames: int | None = None
+    """Frames of a video; unset: as in the training."""
+    height: int | None = None
+    """Pixels; unset: as in the training."""
+    width: int | None = None
+    """Pixels; unset: as in the training."""
+    fps: float | None = None
+    """Frames a second at which the videos play; unset: as in the training, or 8."""
+    image_latent_scale: Literal["scaled", "unscaled", "inverted"] | None = None
+    """Image-to-video models: the image's latents are multiplied by the scale factor (SAT's training), by 1 (its
+    sampling) or by 1 / scale factor (diffusers with invert_scale_latents); unset: as in the training."""
+    split_guidance: Literal["auto", "on", "off"] = "auto"
+    """Run the network with text and without it on two replicas at once. auto: where the videos are done sooner so,
+    as with fewer prompts than replicas."""
+    vae_path: Path | None = None
+    """Local folder of a diffusers AutoencoderKLCogVideoX; unset: the training's autoencoder."""
+    text_encoder_path: Path | None = None
+    """Local folder of a transformers T5 encoder and tokenizer; unset: the training's text encoder."""
+    vae_tiling: bool = False
+    """Autoencoder of --vae-path: decode overlapping tiles of the picture. Less memory, a slightly different result."""
+    vae_frames_at_once: int = LATENT_FRAMES_AT_ONCE
+    """Autoencoder of --vae-path: latent frames that are decoded at a time. More are faster and take more memory."""
+    method: SamplerConfig = field(default_factory=SamplerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -1,0 +1,132 @@
+"""A model and its encoders: prompt -> latents -> frames.
+
+Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from vidtron.config.run import RunConfig
+from vidtron.encoders.base import TextEncoder, VideoAutoencoder
+from vidtron.inference.config import SamplingConfig
+from vidtron.inference.denoiser import Denoiser, with_guidance
+from vidtron.inference.image import condition_latents, read_image
+from vidtron.inference.objective import image_latent_scale
+from vidtron.inference.prompts import Prompt
+from vidtron.inference.sampling import guidance_of, guided_channels, sample_latents
+from vidtron.inference.video_io import to_uint8
+from vidtron.models import registry
+from vidtron.parallel import Groups, named_generator, sample_generator
+
+Progress = Callable[[list[int]], Any]
+DEFAULT_FPS = 8.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the network is told of one video."""
+
+    text_BLE: Tensor
+    null_text_BLE: Tensor
+    image_latents: Tensor | None
+    """[B, T, C, H, W]."""
+
+
+class VideoSampler:
+    """A model and its encoders on the ranks of a run. All ranks of a team make one and call it together."""
+
+    def __init__(
+        self,
+        config: SamplingConfig,
+        run: RunConfig,
+        groups: Groups,
+        chunks: Sequence[torch.nn.Module],
+        autoencoder: VideoAutoencoder,
+        text_encoder: TextEncoder,
+        pair: ProcessGroup | None = None,
+    ):
+        """
+        Args:
+            config: what to sample with.
+            run: that the model is of, in the layout of this one and with the size of the videos.
+            groups: this run's process groups.
+            chunks: this rank's bare chunks of the model; put into evaluation mode.
+            autoencoder: decodes, and encodes images.
+            text_encoder: encodes prompts.
+            pair: two replicas that halve guidance between them (`pair_of`).
+        """
+        self.config, self.run, self.groups, self.pair = config, run, groups, pair
+        family = registry.family_of(run.model)
+        self.denoiser = Denoiser(
+            chunks,
+            groups,
+            sequence_length=family.sequence_length(run),
+            predicts_variance=run.objective.predicted_variance != "none",
+        )
+        self.latent_shape = family.latent_shape(run)
+        self.image_conditioned = family.image_conditioned(run.network)
+        self.autoencoder, self.text_encoder = autoencoder, text_encoder
+        self.fps = run.data.fps or DEFAULT_FPS
+
+    def conditions(self, prompt: Prompt) -> Conditions:
+        """Encode text and image; each rank does so itself.
+
+        Raises:
+            OSError: the image cannot be read.
+        """
+        device = self.groups.device
+        text_BLE = self.text_encoder.encode([prompt.text]).to(device)
+        if prompt.negative is not None:
+            null_text_BLE = self.text_encoder.encode([prompt.negative]).to(device)
+        elif self.run.objective.null_text == "empty-prompt":
+            null_text_BLE = self.text_encoder.encode([""]).to(device)
+        else:
+            null_text_BLE = torch.zeros_like(text_BLE)
+        return Conditions(text_BLE, null_text_BLE, self._image_latents(prompt) if self.image_conditioned else None)
+
+    def latents(self, prompt: Prompt, conditions: Conditions, progress: Progress = lambda steps: steps) -> Tensor:
+        """Scaled latents of one video, fp32 [T, C, H, W], the same on all ranks of the team."""
+        config, run, device = self.config, self.run, self.groups.device
+        network = with_guidance(
+            self.denoiser,
+            conditions.text_BLE,
+            conditions.null_text_BLE,
+            guidance_of(config.method, config.guidance_scale, config.sampling_steps),
+            guided_channels(config.method, run, self.latent_shape[1]),
+            conditions.image_latents,
+            self.pair,
+        )
+
+        def draw(step: int) -> Tensor:
+            generator = named_generator(prompt.seed, f"sampler's noise of video {prompt.number} at step {step}")
+            return torch.randn(self.latent_shape, generator=generator)[None].to(device)
+
+        noise = torch.randn(self.latent_shape, generator=sample_generator(prompt.seed, prompt.number, "noise"))
+        noise_BTCHW = noise[None].to(device)
+        return sample_latents(network, noise_BTCHW, config.method, run, config.sampling_steps, draw, progress)[0]
+
+    def decode(self, latents_TCHW: Tensor) -> Tensor:
+        """Frames [T, C, H, W], uint8; latent frames that only padded the model's patches are dropped first."""
+        data = self.run.data
+        frames = self.autoencoder.latent_shape(data.num_frames, data.height, data.width)[1]
+        unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
+        return to_uint8(self.autoencoder.decode(unscaled.transpose(0, 1)))
+
+    def _image_latents(self, prompt: Prompt) -> Tensor:
+        if prompt.image is None:
+            raise ValueError("there is no image, and the model makes videos from images")
+        run = self.run
+        latents_TCHW = condition_latents(
+            self.autoencoder,
+            read_image(prompt.image, run.data.height, run.data.width),
+            sample_generator(prompt.seed, prompt.number, "posterior"),
+            image_latent_scale(run),
+            self.latent_shape[0],
+            all_frames=run.objective.image_latent_frames == "all",
+        )
+        return latents_TCHW[None].to(self.groups.device)
