@@ -11,7 +11,7 @@ from diffusers import CogVideoXTransformer3DModel
 from tests.checkpoint.checkpoints import assert_same, contents, copy_sat, diffusers, load_sat, rank_file, sat
 from tests.reference.cogvideox_oracle import DATA, PREFIX
 from vidtron import checkpoint
-from vidtron.checkpoint import CheckpointError, ConversionError
+from vidtron.checkpoint import CheckpointError, ConversionError, lora_source
 from vidtron.checkpoint.formats import open_weights
 from vidtron.checkpoint.lora_adapters import Adapter
 from vidtron.checkpoint.lora_formats import read
@@ -45,8 +45,10 @@ def test_merged_adapters_give_sats_output(adapted, tmp_path):
     oracle = torch.load(ORACLE, weights_only=True)
     result = checkpoint.convert(adapted, tmp_path / "out", save_format="diffusers", dtype="fp32", verify=True)
     assert "8 LoRA adapters merged into the weights (rank 4, alpha 1)" in result.notes
-    assert result.verification.differences["vidtron's network, source and target weights"] == 0
-    foreign = [d for name, d in result.verification.differences.items() if name.startswith("diffusers' network")]
+    differences = result.verification.differences
+    assert differences["vidtron's network, source and target weights"] == 0
+    assert 0 < differences["vidtron's network, adapters merged and beside the weights"] < BOUND
+    foreign = [d for name, d in differences.items() if name.startswith("diffusers' network")]
     assert len(foreign) == 1 and foreign[0] < BOUND
     model = CogVideoXTransformer3DModel.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
@@ -78,6 +80,22 @@ def test_sums_are_rounded_once(adapted, tmp_path, save_format, dtype):
     assert changed > 0
     if save_format == "sat":
         assert bits_equal(rounded[f"00 {PREFIX}time_embed.0.weight"], base[f"00 {PREFIX}time_embed.0.weight"])
+
+
+def test_verify_finds_wrong_sums(adapted, tmp_path, monkeypatch):
+    real = lora_source.merged
+    monkeypatch.setattr(
+        lora_source, "merged", lambda name, w, adapters, *rest: real(name, w, dict(list(adapters.items())[1:]), *rest)
+    )
+    with pytest.raises(ConversionError, match="adapters merged and beside the weights: largest difference"):
+        checkpoint.convert(adapted, tmp_path / "out", save_format="diffusers", dtype="fp32", verify=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_with_uneven_adapters(adapted, tmp_path):
+    edit(adapted, lambda m: [m.pop(name) for name in list(m) if ".layers.1." in name and ".matrix_" in name])
+    result = checkpoint.convert(adapted, tmp_path / "out", save_format="sat", verify=True)
+    assert any(line.endswith("not run, the adapters differ from layer to layer") for line in result.verification.lines)
 
 
 def test_adapters_are_dropped_when_asked(adapted, tmp_path):

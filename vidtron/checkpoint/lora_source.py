@@ -37,28 +37,29 @@ class MergedSource(WeightSource):
         self.format, self.path, self.model = weights.format, weights.path, weights.model
         self.network, self.sample, self.extras = weights.network, weights.sample, weights.extras
         self.notes = weights.notes
-        self._weights, self._adapters, self._dtype = weights, adapters, dtype
+        self.weights, self.adapters, self._dtype = weights, adapters, dtype
 
     @property
     def places(self) -> list[Path]:
-        return self._weights.places
+        return self.weights.places
 
     def rule_row(self, ours: str) -> Row:
-        return self._weights.rule_row(ours)
+        return self.weights.rule_row(ours)
 
-    def _adapted(self, ours: str) -> bool:
-        return bool(beside(ours, self._adapters)[1])
+    def adapted(self, ours: str) -> bool:
+        """Whether adapters are merged into our tensor."""
+        return bool(beside(ours, self.adapters)[1])
 
     def dtype(self, ours: str) -> torch.dtype:
-        own = self._weights.dtype(ours)
-        return (self._dtype or own) if self._adapted(ours) else own
+        own = self.weights.dtype(ours)
+        return (self._dtype or own) if self.adapted(ours) else own
 
     def read(self, ours: str) -> Tensor:
-        return merged(ours, self._weights.read(ours), self._adapters, self.network, self.dtype(ours))
+        return merged(ours, self.weights.read(ours), self.adapters, self.network, self.dtype(ours))
 
     def parts(self, ours: str) -> dict[str, Tensor]:
-        if not self._adapted(ours):
-            return self._weights.parts(ours)
+        if not self.adapted(ours):
+            return self.weights.parts(ours)
         row = self.rule_row(ours)
         return dict(zip(row.theirs, row.rule.to_theirs(self.read(ours), self.network), strict=True))
 
