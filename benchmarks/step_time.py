@@ -25,8 +25,10 @@ from vidtron.training.assembly import assemble
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--hidden-size", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--hidden-size", type=int, default=1024)
+    parser.add_argument("--height", type=int, default=656, help="of the clip, 9 frames; sets the number of tokens")
+    parser.add_argument("--width", type=int, default=736)
     parser.add_argument("--bf16", action="store_true")
     arguments = parser.parse_args()
     network = CogVideoXConfig(
@@ -38,8 +40,7 @@ def main() -> None:
         text_width=512,
         position="rotary",
     )
-    # 226 text tokens and 3 x 22 x 25 of video: 1,876.
-    run = run_config(network, frames=9, height=352, width=400, bf16=arguments.bf16, lr=1e-4)
+    run = run_config(network, frames=9, height=arguments.height, width=arguments.width, bf16=arguments.bf16, lr=1e-4)
     batch = SyntheticBatch.of(run, samples=1)
     with initialized(run, World.from_environment()) as groups:
         model = assemble(family_of(run.model), run, groups)

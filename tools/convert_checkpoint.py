@@ -17,6 +17,7 @@ from vidtron.checkpoint import ConversionError, convert
 from vidtron.checkpoint.formats import FORMATS
 from vidtron.checkpoint.formats.base import DTYPES
 from vidtron.checkpoint.formats.sat import VERSIONS
+from vidtron.checkpoint.lora_source import LORA_MODES
 from vidtron.config.errors import exit_with
 from vidtron.models.registry import preset_names
 
@@ -38,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="AVERAGE",
         help="averages of the weights instead of them; a name where the checkpoint has several",
     )
+    p.add_argument("--lora", choices=LORA_MODES, default="merge", help="what becomes of LoRA adapters in --load")
+    p.add_argument("--lora-base", type=Path, metavar="PATH", help="base weights of adapters alone, if they have moved")
+    p.add_argument("--lora-alpha", type=float, metavar="ALPHA", help="of the adapters, where --load tells it wrong")
     p.add_argument("--verify", action="store_true", help="read back, compare bit for bit, run both networks")
     p.add_argument("--sat-model-parallel-size", type=int, default=1, metavar="N", help="ranks a SAT target is for")
     p.add_argument("--sat-version", choices=VERSIONS, help="upstream's code a SAT target is for; unset: the network's")

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
-from vidtron.checkpoint import CheckpointError
+from vidtron.checkpoint import CheckpointError, ConversionError, open_weights
+from vidtron.checkpoint.formats.base import DTYPES
 from vidtron.checkpoint.lora_adapters import cast
 from vidtron.checkpoint.lora_diffusers import write_diffusers
 from vidtron.checkpoint.lora_formats import Format, read
-from vidtron.checkpoint.lora_sat import write_sat
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
 
 
 @dataclass
@@ -38,6 +36,9 @@ class Arguments:
     """Alpha of the adapters, where --load does not tell it right."""
     lora_fold_scale: bool = False
     """Multiply B by what a loader would have to be told: alpha becomes the rank (diffusers) or 1 (SAT)."""
+    base: Path | None = None
+    """sat: the weights that the adapters belong to, a checkpoint of any format. SAT's inference wants them in the same
+    file."""
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     """Of the written tensors; unset: as they are."""
     overwrite: bool = False
@@ -56,18 +57,24 @@ def main() -> None:
             alpha=arguments.lora_alpha,
             trust_pickle=arguments.trust_pickle,
         )
-        if arguments.dtype is not None:
-            adapters = cast(adapters, DTYPES[arguments.dtype])
+        dtype = None if arguments.dtype is None else DTYPES[arguments.dtype]
+        if dtype is not None:
+            adapters = cast(adapters, dtype)
+        if arguments.base is not None and arguments.save_format != "sat":
+            raise CheckpointError("--base: diffusers has weights and adapters apart; accepted: --save-format sat")
         options = {"fold_scale": arguments.lora_fold_scale, "overwrite": arguments.overwrite}
         if arguments.save_format == "diffusers":
             file = write_diffusers(adapters, arguments.save, **options)
             told = "load_lora_weights takes it at adapter weight 1.0"
         else:
             file = arguments.save
-            told = f"the YAML of SAT needs r: {next(iter(adapters.values())).rank}, lora_alpha: " + format(
-                write_sat(adapters, arguments.save, **options), "g"
-            )
-    except (CheckpointError, OSError) as error:
+            if arguments.base is None:
+                alpha = write_sat(adapters, arguments.save, **options)
+            else:
+                weights = open_weights(arguments.base, trust_pickle=arguments.trust_pickle, adapters=True)
+                alpha = write_sat_with_base(adapters, weights, arguments.save, dtype=dtype, **options)
+            told = f"the YAML of SAT needs r: {next(iter(adapters.values())).rank}, lora_alpha: {alpha:g}"
+    except (CheckpointError, ConversionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     print(f"{file}: {len(adapters)} adapters; {told}")

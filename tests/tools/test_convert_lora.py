@@ -1,5 +1,6 @@
 """Adapters leave a run and start another."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoint.checkpoints import assert_same, diffusers, load_sat, rank_file
+from tests.reference.cogvideox_oracle import DATA, PREFIX
 from tests.training.small import small_run
+from tools import convert_checkpoint
 from vidtron import training
 from vidtron.checkpoint import latest, read_full_state
 from vidtron.checkpoint.lora_formats import read
@@ -16,6 +20,7 @@ from vidtron.models.layers.lora import is_adapter
 
 ROOT = Path(__file__).parents[2]
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
+LORA_FILE = DATA / "lora" / "2b_pytorch_lora_weights.safetensors"
 LORA = {"lora_rank": 2, "lora_alpha": 3.0, "save_lora_only": True}
 
 
@@ -68,6 +73,29 @@ def test_files_that_do_not_fit_a_run(trained, shards, tmp_path):
     wider = small_run(shards, lora_rank=2, hidden_size=48, num_attention_heads=3, **lora)
     with pytest.raises(RuntimeError, match=r"lora_qkv.q.A: shape \[2, 32\] in the file, \[2, 48\] in this run"):
         training.run(wider, WORLD)
+
+
+def test_adapters_and_weights_for_sats_inference(tmp_path, capsys):
+    words = ["--load", LORA_FILE, "--load-format", "diffusers", "--lora-alpha", "1", "--base", diffusers("2b")]
+    done = convert(*words, "--save", tmp_path / "sat", "--save-format", "sat")
+    assert done.returncode == 0, done.stderr
+    assert "8 adapters; the YAML of SAT needs r: 4, lora_alpha: 1" in done.stdout
+    names = json.loads(LORA_FILE.with_name("2b_keys.json").read_text())["all_keys"]
+    assert {name.removeprefix(PREFIX) for name in load_sat(rank_file(tmp_path / "sat", tag="1"))} == set(names)
+    merging = ["--load-format", "sat", "--load", str(tmp_path / "sat"), "--save-format", "diffusers", "--save"]
+    convert_checkpoint.main([*merging, str(tmp_path / "dropped"), "--lora", "drop"])
+    assert_same(tmp_path / "dropped", diffusers("2b"))
+    convert_checkpoint.main([*merging, str(tmp_path / "merged"), "--lora-alpha", "2"])
+    printed = capsys.readouterr().out
+    assert "note: LoRA adapters left out (16 tensors)" in printed
+    assert "note: 8 LoRA adapters merged into the weights (rank 4, alpha 2)" in printed
+
+    done = convert(*words, "--save", tmp_path / "diffusers", "--save-format", "diffusers")
+    assert done.returncode == 2
+    assert "--base: diffusers has weights and adapters apart; accepted: --save-format sat" in done.stderr
+    done = convert(*words, "--save", tmp_path / "sat", "--save-format", "sat")
+    assert done.returncode == 2
+    assert "exists; accepted: a new or empty folder, or --overwrite" in done.stderr
 
 
 def test_refusals(trained, tmp_path):

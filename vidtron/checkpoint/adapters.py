@@ -3,7 +3,7 @@
 Such a checkpoint records where its base weights lay and a checksum of each, so that adapters are never put on others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ BASE_KEY = "lora_base"
 """Of the plain state: `path` of the base weights (None: the initial weights of the run) and their `checksums`."""
 
 _BITS = {2: torch.int16, 4: torch.int32}
+_MODULUS = 2**64
 
 
 def is_base(name: str) -> bool:
@@ -59,7 +60,7 @@ def base_errors(path: Path, moved_to: Path | None) -> list[str]:
 
 
 def _holds_weights(path: Path) -> bool:
-    return folders.is_complete(path) or (path.is_dir() and detect_format(path) in ("sat", "diffusers"))
+    return detect_format(path) is not None
 
 
 def _needless(path: Path, moved_to: Path) -> str:
@@ -114,16 +115,8 @@ def _load_base(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path
     base = moved_to or (None if record["path"] is None else Path(record["path"]))
     if base is not None:
         _load_base_weights(base, path, chunks, groups)
-    now = checksums(chunks, groups)
-    then = record["checksums"]
-    differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
-    if differing:
-        source = f"the weights at {base}" if base is not None else "the initial weights of this --seed"
-        shown = ", ".join(differing[:8]) + (", ..." if len(differing) > 8 else "")
-        raise CheckpointError(
-            f"--load {path}: {source} are not those its adapters were trained on; {len(differing)} of {len(now)} "
-            f"tensors differ: {shown}; accepted: the same base weights in the same precision"
-        )
+    source = f"the weights at {base}" if base is not None else "the initial weights of this --seed"
+    refuse_other_weights(path, source, checksums(chunks, groups), record["checksums"])
     return is_adapter
 
 
@@ -133,7 +126,8 @@ def _load_base_weights(base: Path, path: Path, chunks: Sequence[Any], groups: Gr
         load(base, chunks, None, None, groups, part=is_base)
         return
     run = configuration_beside(path)
-    load_weights(open_weights(base, network=None if run is None else (run.model, run.network)), chunks, groups)
+    network = None if run is None else (run.model, run.network)
+    load_weights(open_weights(base, network=network, adapters=True), chunks, groups)
 
 
 def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any], groups: Groups) -> dict[str, Any]:
@@ -216,8 +210,7 @@ def checksums(chunks: Sequence[Any], groups: Groups) -> dict[str, int]:
             parameter = named.parameter
             counts = getattr(parameter, "tensor_model_parallel", False) or groups.tp.rank() == 0
             if is_base(named.name) and counts and groups.dp_cp.rank() == 0:
-                bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
-                mine.setdefault(named.name, int(bits.sum(dtype=torch.int64)))
+                mine.setdefault(named.name, sum_of_bits(parameter.detach()))
     everybody: list[Any] = [None] * groups.world_size
     dist.all_gather_object(everybody, (groups.pp.rank(), mine), group=groups.world)
     totals: dict[str, int] = {}
@@ -225,5 +218,21 @@ def checksums(chunks: Sequence[Any], groups: Groups) -> dict[str, int]:
     for stage, part in sorted(everybody, key=lambda entry: entry[0]):
         for name, value in part.items():
             if stage_of.setdefault(name, stage) == stage:  # of what every stage has a copy, the first one's
-                totals[name] = (totals.get(name, 0) + value) % 2**64
+                totals[name] = (totals.get(name, 0) + value) % _MODULUS
     return totals
+
+
+def sum_of_bits(tensor: torch.Tensor) -> int:
+    """Sum of the bits of a tensor's elements, taken as integers."""
+    return int(tensor.contiguous().view(_BITS[tensor.element_size()]).sum(dtype=torch.int64)) % _MODULUS
+
+
+def refuse_other_weights(path: Path, source: str, now: Mapping[str, int], then: Mapping[str, int]) -> None:
+    """Raises CheckpointError: checksums of base weights are not those that the adapters at `path` were trained on."""
+    differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if differing:
+        shown = ", ".join(differing[:8]) + (", ..." if len(differing) > 8 else "")
+        raise CheckpointError(
+            f"--load {path}: {source} are not those its adapters were trained on; {len(differing)} of {len(now)} "
+            f"tensors differ: {shown}; accepted: the same base weights in the same precision"
+        )

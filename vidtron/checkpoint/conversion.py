@@ -13,6 +13,7 @@ from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSourc
 from vidtron.checkpoint.formats.diffusers import DiffusersTarget
 from vidtron.checkpoint.formats.megatron import MegatronTarget
 from vidtron.checkpoint.formats.sat import SatTarget
+from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.verification import Verification
@@ -50,6 +51,9 @@ def convert(
     model: str | None = None,
     dtype: str | None = None,
     ema: bool | str = False,
+    lora: LoraMode = "merge",
+    lora_base: str | Path | None = None,
+    lora_alpha: float | None = None,
     verify: bool = False,
     sat_model_parallel_size: int = 1,
     sat_version: str | None = None,
@@ -72,6 +76,9 @@ def convert(
         dtype: fp32, bf16 or fp16; each tensor keeps its own unless given. fp32 takes the fp32 weights of the optimizer
             of a bf16 run where the checkpoint has them.
         ema: the averages of the weights instead of them; a name where a checkpoint has several.
+        lora: merge the LoRA adapters of a checkpoint into its weights, or drop them.
+        lora_base: where the base weights of a checkpoint of adapters alone lie, if not where it says.
+        lora_alpha: of the adapters, instead of what the checkpoint says.
         verify: read back what was written, compare it with the source bit for bit, and run both networks.
         sat_model_parallel_size: ranks that a SAT target is split for.
         sat_version: 1.0 or 1.5, the code a SAT target is for; by the network unless given.
@@ -90,9 +97,23 @@ def convert(
         raise ValueError(f"--save-format {save_format}: accepted: {', '.join(FORMATS)}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype {dtype}: accepted: {', '.join(DTYPES)}")
+    if lora not in LORA_MODES:
+        raise ValueError(f"--lora {lora}: accepted: {', '.join(LORA_MODES)}")
     _refuse_overlap(load, save)
     refuse_existing(save, overwrite=overwrite)
-    source = open_weights(load, load_format, model=model, ema=ema, fp32=dtype == "fp32", trust_pickle=trust_pickle)
+    source = open_merged(
+        load,
+        load_format,
+        model=model,
+        ema=ema,
+        dtype=dtype,
+        trust_pickle=trust_pickle,
+        lora=lora,
+        lora_base=None if lora_base is None else Path(lora_base),
+        lora_alpha=lora_alpha,
+    )
+    for place in source.places:
+        _refuse_overlap(place, save)
     network, notes = _target_network(source, save_format)
     letters = sizes(network)
     specs = {
@@ -126,7 +147,7 @@ def cast(tensor: Tensor, spec: TensorSpec) -> Tensor:
 def _refuse_overlap(load: Path, save: Path) -> None:
     source, target = load.resolve(), save.resolve()
     if source == target or source in target.parents or target in source.parents:
-        raise ConversionError(f"--save {save}: lies within --load {load}, or the other way round; accepted: elsewhere")
+        raise ConversionError(f"--save {save}: lies within {load}, or the other way round; accepted: elsewhere")
 
 
 def _target_network(source: WeightSource, save_format: Format) -> tuple[CogVideoXConfig, list[str]]:

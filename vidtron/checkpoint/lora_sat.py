@@ -1,20 +1,24 @@
 """Adapters in the files of SAT (sat.model.finetune.lora2).
 
 SAT adapts `attention.query_key_value`, with three pairs, and `attention.dense`, whose own weights become `.original`.
-Alpha stands in the YAML of the run; SAT's configurations leave it at 1.
+Alpha stands in the YAML of the run; SAT's configurations leave it at 1. SAT's inference wants the base weights in the
+same file.
 """
 
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.formats import WeightSource
+from vidtron.checkpoint.formats.sat import SatTarget
+from vidtron.checkpoint.formats.sat_files import read_parameters
 from vidtron.checkpoint.lora_adapters import (
     Adapters,
     diffusers_module,
@@ -23,9 +27,11 @@ from vidtron.checkpoint.lora_adapters import (
     split,
     write_file,
 )
+from vidtron.checkpoint.lora_merge import misfits
+from vidtron.checkpoint.publishing import published
+from vidtron.checkpoint.tensor_files import TensorSpec
+from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.lora_names import TARGETS
-
-T = TypeVar("T")
 
 SAT_ALPHA = 1.0
 _PREFIX = "model.diffusion_model."
@@ -35,7 +41,10 @@ _BY_SAT = {target.sat: target for target in TARGETS if target.sat is not None}
 
 
 def read_sat(path: Path, trust_pickle: bool) -> Adapters:
-    """The adapters in a SAT folder or `.pt` file. Raises CheckpointError."""
+    """The adapters in a SAT folder or `.pt` file. Raises CheckpointError.
+
+    Alpha is what the file says, or else a YAML or model_config.json in its folders.
+    """
     file = _file_in(path)
     content = _opened(file, trust_pickle)
     module = content.get("module", content)
@@ -51,7 +60,8 @@ def read_sat(path: Path, trust_pickle: bool) -> Adapters:
         else:
             halves[f"decoder.layers.{match[1]}.{target.ours}", match[3]] = tensor
     refuse_unknown(unknown, file)
-    alpha = float(content.get("lora_alpha", SAT_ALPHA))
+    told = content if "lora_alpha" in content else read_parameters(path, file.parent)
+    alpha = float(told.get("lora_alpha", SAT_ALPHA))
     return paired(halves, lambda name, rank: alpha, file)
 
 
@@ -85,21 +95,11 @@ def _file_in(path: Path) -> Path:
     return files[0]
 
 
-def plain_sat(state: Mapping[str, T]) -> dict[str, T]:
-    """A SAT LoRA file's weights under the names they have without LoRA, and without the adapters."""
-    return {
-        key.replace(".original.", "."): value
-        for key, value in state.items()
-        if ".matrix_A." not in key and ".matrix_B." not in key
-    }
-
-
-def sat_state(adapters: Adapters, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def sat_state(adapters: Adapters) -> dict[str, Tensor]:
     """Adapters as SAT names them, after `model.diffusion_model.`.
 
     Args:
         adapters: all of one rank; every layer that has any has those of `TARGETS` that SAT knows, and no others.
-        base: the network's weights under SAT's names without LoRA, to which the adapters are added.
 
     Raises:
         CheckpointError: SAT cannot hold them.
@@ -120,38 +120,14 @@ def sat_state(adapters: Adapters, base: Mapping[str, Tensor] | None = None) -> d
             f"SAT cannot hold these adapters: {'; '.join(problems)}; accepted: to_q, to_k, to_v and to_out.0, "
             "of one rank"
         )
-    state = {
-        key.format(half): tensor
+    return {
+        key.format(half): tensor.contiguous()
         for name, key in wanted.items()
         for half, tensor in (("A", adapters[name].A), ("B", adapters[name].B))
     }
-    modules = {key.rsplit(".", 2)[0] for key in wanted.values()}
-    for key, tensor in (base or {}).items():
-        module, _, leaf = key.rpartition(".")
-        state[f"{module}.original.{leaf}" if module in modules else key] = tensor
-    return state
 
 
-def write_sat(
-    adapters: Adapters,
-    path: Path,
-    *,
-    base: Mapping[str, Tensor] | None = None,
-    fold_scale: bool = False,
-    overwrite: bool = False,
-) -> float:
-    """Write a SAT folder; returns the `lora_alpha` that the run's YAML must have.
-
-    Args:
-        adapters: to be written.
-        path: gets `latest` and `1/mp_rank_00_model_states.pt`.
-        base: the network's weights under SAT's names without LoRA. SAT's inference wants them in the same file.
-        fold_scale: multiply B by alpha, so that SAT's default of 1 is right.
-        overwrite: replace an existing file.
-
-    Raises:
-        CheckpointError: SAT cannot hold these adapters, or the file exists.
-    """
+def _of_one_alpha(adapters: Adapters, fold_scale: bool) -> tuple[Adapters, float]:
     if fold_scale:
         adapters = {name: a.with_alpha(SAT_ALPHA) for name, a in adapters.items()}
     alphas = sorted({a.alpha for a in adapters.values()})
@@ -159,9 +135,73 @@ def write_sat(
         raise CheckpointError(
             f"alphas {', '.join(f'{alpha:g}' for alpha in alphas)}: SAT has one for all; accepted: --lora-fold-scale"
         )
-    module = {_PREFIX + key: tensor.contiguous() for key, tensor in sat_state(adapters, base).items()}
+    return adapters, alphas[0]
+
+
+def write_sat(adapters: Adapters, path: Path, *, fold_scale: bool = False, overwrite: bool = False) -> float:
+    """Write a SAT folder of adapters alone; returns the `lora_alpha` that the run's YAML must have.
+
+    Args:
+        adapters: to be written.
+        path: gets `latest` and `1/mp_rank_00_model_states.pt`.
+        fold_scale: multiply B by alpha, so that SAT's default of 1 is right.
+        overwrite: replace an existing file.
+
+    Raises:
+        CheckpointError: SAT cannot hold these adapters, or the file exists.
+    """
+    adapters, alpha = _of_one_alpha(adapters, fold_scale)
+    module = {_PREFIX + key: tensor for key, tensor in sat_state(adapters).items()}
     # SAT reads `module` alone; alpha is for our own reader.
-    content = {"module": module, "lora_alpha": alphas[0]}
+    content = {"module": module, "lora_alpha": alpha}
     write_file(path / "1" / _FILE, overwrite, lambda part: torch.save(content, part))
     (path / "latest").write_text("1", encoding="utf-8")
-    return alphas[0]
+    return alpha
+
+
+def write_sat_with_base(
+    adapters: Adapters,
+    base: WeightSource,
+    path: Path,
+    *,
+    fold_scale: bool = False,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[list[str]], Iterable[str]] = lambda names: names,
+) -> float:
+    """Write the SAT folder that SAT's inference loads, adapters and weights; returns its `lora_alpha`.
+
+    Args:
+        adapters: to be written, of every layer.
+        base: the weights they belong to, of any format; read and written one at a time.
+        path: a new folder; gets `model_config.json` besides, which tells alpha.
+        fold_scale: multiply B by alpha, so that SAT's default of 1 is right.
+        overwrite: replace an existing folder.
+        dtype: of the weights; unset: each keeps its own.
+        progress: wraps the list of weights, for a progress bar.
+
+    Raises:
+        CheckpointError: SAT cannot hold these adapters, or they are not of the base's network.
+        FileExistsError: the folder exists.
+    """
+    adapters, alpha = _of_one_alpha(adapters, fold_scale)
+    state = sat_state(adapters)
+    problems = misfits(adapters, base.network)
+    layers = {split(name)[0] for name in adapters}
+    problems += [
+        f"decoder.layers.{layer}: no adapters; SAT has them in every layer"
+        for layer in range(base.network.num_layers)
+        if layer not in layers
+    ]
+    if problems:
+        raise CheckpointError(f"--base {base.path}: {len(problems)} adapters do not fit\n" + "\n".join(problems))
+    letters = sizes(base.network)
+    specs = {row.ours: TensorSpec(row.our_shape(letters), dtype or base.dtype(row.ours)) for row in base.rows}
+    with published(path, overwrite=overwrite) as folder:
+        target = SatTarget(
+            folder, base.network, specs, sample=base.sample, extras=base.extras, adapters=state, lora_alpha=alpha
+        )
+        for name in progress(list(specs)):
+            target.write(name, base.read(name).to(specs[name].dtype))
+        target.finish()
+    return alpha

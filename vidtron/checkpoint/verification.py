@@ -16,7 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vidtron.checkpoint.formats.base import ConversionError, WeightSource
+from vidtron.checkpoint.lora_adapters import Adapter
+from vidtron.checkpoint.lora_source import MergedSource
 from vidtron.checkpoint.tensor_files import TensorSpec
+from vidtron.config.lora import AdaptationConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models.cogvideox.checkpoint_names import POSITIONS, diffusers_rows, our_rows
@@ -24,8 +27,10 @@ from vidtron.models.cogvideox.checkpoint_tables import TEMPORAL_RATIO, SampleSiz
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, to_diffusers
+from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.cogvideox.model import OFS_VALUE
 from vidtron.models.layers.checkpoint_rules import bits_equal
+from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import initialized
 
 _LAYER, _BLOCK = "decoder.layers.0.", "transformer_blocks.0."
@@ -63,8 +68,9 @@ def verify(
 ) -> Verification:
     """Compare what was written with what it was made of.
 
-    Every tensor is converted back to the source's format; then vidtron's network, and diffusers' where one side is
-    diffusers, run on a small fixed input in fp32, one layer in memory at a time.
+    Every tensor is converted back to the source's format; then vidtron's network (with merged adapters also beside the
+    weights), and diffusers' where one side is diffusers, run on a small fixed input in fp32, one layer in memory at a
+    time.
 
     Args:
         source: what was converted.
@@ -90,6 +96,8 @@ def verify(
     result.compare(
         "vidtron's network, source and target weights", our_output(written, inputs, eps), before, may_differ=changed
     )
+    if isinstance(source, MergedSource):
+        _compare_merging(source, inputs, before, result)
     foreign = next((side for side in (written, source) if side.format == "diffusers"), None)
     if foreign is None:
         return result
@@ -125,6 +133,30 @@ def _compare_bits(
         )
 
 
+def _compare_merging(source: MergedSource, inputs: Mapping[str, Tensor], merged: Tensor, result: Verification) -> None:
+    """Run the network with the adapters beside its weights."""
+    name = "vidtron's network, adapters merged and beside the weights"
+    adaptation = _adaptation(source.adapters, source.network.num_layers)
+    if adaptation is None:
+        result.lines.append(f"{name}: not run, the adapters differ from layer to layer")
+        return
+    rounded = any(source.dtype(row.ours) != torch.float32 for row in source.rows if source.adapted(row.ours))
+    eps = source.network.final_norm_eps
+    apart = our_output(source.weights, inputs, eps, (source.adapters, adaptation))
+    result.compare(f"{name}{' (rounded)' if rounded else ''}", merged, apart, may_differ=rounded)
+
+
+def _adaptation(adapters: Mapping[str, Adapter], layers: int) -> AdaptationConfig | None:
+    """The flags of a network with these adapters; None if its layers differ in them."""
+    kinds = {(a.rank, a.alpha) for a in adapters.values()}
+    targets = [target for target in TARGETS if f"decoder.layers.0.{target.ours}" in adapters]
+    everywhere = {f"decoder.layers.{layer}.{target.ours}" for layer in range(layers) for target in targets}
+    if len(kinds) != 1 or everywhere != set(adapters):
+        return None
+    ((rank, alpha),) = kinds
+    return AdaptationConfig(lora_rank=rank, lora_alpha=alpha, lora_target_modules=[target.flag for target in targets])
+
+
 def small_input(network: CogVideoXConfig) -> dict[str, Tensor]:
     """Fixed noisy latents, timesteps, text, and image latents where the network takes them."""
     generator = torch.Generator().manual_seed(0)
@@ -157,12 +189,32 @@ class _Streamed(nn.Module):
 
 
 @torch.no_grad()
-def our_output(weights: WeightSource, inputs: Mapping[str, Tensor], eps: float) -> Tensor:
-    """Output of vidtron's network, fp32 [B, T, C, H, W]."""
+def our_output(
+    weights: WeightSource,
+    inputs: Mapping[str, Tensor],
+    eps: float,
+    adapted: tuple[Mapping[str, Adapter], AdaptationConfig] | None = None,
+) -> Tensor:
+    """Output of vidtron's network, fp32 [B, T, C, H, W].
+
+    Args:
+        weights: one layer of them is in memory at a time.
+        inputs: the network's arguments.
+        eps: the final norm's.
+        adapted: adapters that stand beside the weights, and their flags.
+    """
+    adapters, adaptation = ({}, AdaptationConfig()) if adapted is None else adapted
     layers = weights.network.num_layers
     run = RunConfig(
-        model=weights.model, network=dataclasses.replace(weights.network, num_layers=1, final_norm_eps=eps)
+        model=weights.model,
+        network=dataclasses.replace(weights.network, num_layers=1, final_norm_eps=eps),
+        adaptation=adaptation,
     )
+
+    def value(name: str) -> Tensor:
+        module, _, half = name.rpartition(".")
+        return getattr(adapters[module], half) if is_adapter(name) else weights.read(name)
+
     world = World(size=1, rank=0, local_rank=0, has_cuda=False)
     with initialized(run, world) as groups:
         chunk = CogVideoXFamily().build(run, groups).eval()
@@ -171,11 +223,11 @@ def our_output(weights: WeightSource, inputs: Mapping[str, Tensor], eps: float) 
         def load(layer: int) -> None:
             for name, parameter in parameters.items():
                 if name.startswith(_LAYER):
-                    parameter.copy_(weights.read(name.replace(_LAYER, f"decoder.layers.{layer}.", 1)))
+                    parameter.copy_(value(name.replace(_LAYER, f"decoder.layers.{layer}.", 1)))
 
         for name, parameter in parameters.items():
             if not name.startswith(_LAYER):
-                parameter.copy_(weights.read(name))
+                parameter.copy_(value(name))
         only = chunk.decoder.layers[0]
         chunk.decoder.layers = nn.ModuleList([_Streamed(only, partial(load, i)) for i in range(layers)])
         return chunk(**inputs)

@@ -148,8 +148,6 @@ def _check_run_folder(config: RunConfig) -> Iterator[str]:
                 yield f"{flag}: needs --save FOLDER"
     elif checkpoint.save.exists() and not checkpoint.save.is_dir():
         yield f"--save {checkpoint.save}: not a folder; accepted: a folder, which is made if it does not exist"
-    if checkpoint.finetune and checkpoint.load is None:
-        yield "--finetune: needs --load CHECKPOINT"
     if checkpoint.overwrite and checkpoint.load is not None and checkpoint.load == checkpoint.save:
         yield "--overwrite: --load would read what it empties; accepted: one of the two"
     if checkpoint.finetune and checkpoint.load in (None, checkpoint.save):

@@ -59,11 +59,8 @@ class TrainedModel:
         """
         parts = getattr(self.optimizer, "chained_optimizers", [self.optimizer])
         for part in parts:
-            parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
-            if parameters and self.clip_grad > 0:
-                clip_grads.clip_grad_by_total_norm_fp32(
-                    parameters, max_norm=self.clip_grad, total_norm=gradient_norm, use_decoupled_grad=False
-                )
+            if self.clip_grad > 0 and not getattr(part, "is_stub_optimizer", False):
+                _clip(part, self.clip_grad, gradient_norm)
         if not self.optimizer.step_with_ready_grads():
             raise RuntimeError("the optimizer refused the step")
         self.scheduler.step(increment=1)
@@ -149,8 +146,20 @@ def _step_in_one_pass(optimizer: MegatronOptimizer) -> None:
     """Torch's AdamW in its fused form, one pass over memory where its default on a CPU makes ten."""
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         if isinstance(getattr(part, "optimizer", None), torch.optim.AdamW):
-            for group in part.optimizer.param_groups:
-                group["fused"] = True
+            for settings in (part.optimizer.defaults, *part.optimizer.param_groups):
+                settings["fused"] = True
+
+
+def _clip(part: MegatronOptimizer, max_norm: float, norm: float) -> None:
+    """Scale gradients down to the norm: where torch's fused AdamW steps, within its one pass, else as mcore does."""
+    if isinstance(part.optimizer, torch.optim.AdamW) and part.optimizer.defaults["fused"]:
+        # What AdamW divides gradients by; the small number is mcore's (optimizer/clip_grads.py).
+        excess = (norm + 1e-6) / max_norm
+        part.optimizer.grad_scale = torch.tensor(excess) if excess > 1 else None  # type: ignore[attr-defined]
+        return
+    clip_grads.clip_grad_by_total_norm_fp32(
+        part.get_parameters(), max_norm=max_norm, total_norm=norm, use_decoupled_grad=False
+    )
 
 
 def _ddp_config(config: RunConfig) -> DistributedDataParallelConfig:

@@ -50,6 +50,7 @@ def open_weights(
     ema: bool | str = False,
     fp32: bool = False,
     trust_pickle: bool = False,
+    adapters: bool = False,
 ) -> WeightSource:
     """Open weights for reading.
 
@@ -61,15 +62,35 @@ def open_weights(
         ema: the averages of the weights instead of them; a name where a checkpoint has several.
         fp32: take the fp32 weights of a bf16 run's optimizer where there are any.
         trust_pickle: open `.pt` files that need more than tensors and plain values.
+        adapters: there may be LoRA adapters beside the weights; they are left out (`lora_source.open_merged` takes
+            them in).
 
     Raises:
-        ConversionError: it is no checkpoint, is damaged, or does not fit its network; all tensors are named.
+        ConversionError: it is no checkpoint, is damaged, or does not fit its network, all tensors are named; or it has
+            adapters.
         ValueError: there is no such preset.
     """
     preset = network if model is None else (model, registry.preset(model).network)
     if not path.exists():
         raise ConversionError(f"--load {path}: does not exist")
-    format = format or detect_format(path)
+    source = _open(path, format or detect_format(path), preset, ema, fp32, trust_pickle)
+    if source.adapter_shapes and not adapters:
+        raise ConversionError(
+            f"--load {path}: LoRA adapters stand beside its weights ({len(source.adapter_shapes)} tensors, "
+            f"{next(iter(source.adapter_shapes))} ...); accepted: the base checkpoint, or the two merged by "
+            "tools/convert_checkpoint.py"
+        )
+    return source
+
+
+def _open(
+    path: Path,
+    format: Format | None,
+    preset: tuple[str, CogVideoXConfig] | None,
+    ema: bool | str,
+    fp32: bool,
+    trust_pickle: bool,
+) -> WeightSource:
     match format:
         case "sat":
             return SatSource(path, preset=preset, ema=bool(ema), trust_pickle=trust_pickle)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -64,6 +65,13 @@ class WeightSource(ABC):
     extras: Extras
     notes: list[str]
     """What the user should know."""
+    adapter_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Tensors of LoRA adapters that stand beside the weights, by the format's names."""
+
+    @property
+    def places(self) -> list[Path]:
+        """All that is read."""
+        return [self.path]
 
     @property
     def rows(self) -> list[Row]:

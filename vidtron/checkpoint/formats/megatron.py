@@ -1,7 +1,6 @@
 """vidtron's own checkpoints: megatron-core's torch_dist format in `iter_*` folders, with the run's configuration."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidtron.checkpoint import folders
+from vidtron.checkpoint.average_names import average_key, average_of_key
 from vidtron.checkpoint.formats.base import (
     ConversionError,
     Extras,
@@ -30,10 +30,10 @@ from vidtron.models.cogvideox.checkpoint_tables import SampleSize
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import closest_preset, default_sample
 from vidtron.models.layers.checkpoint_rules import Row, differences
+from vidtron.models.layers.lora import is_adapter
 
-OPTIMIZER_PREFIX = "optimizer."
-AVERAGE_PREFIX = "ema."
-"""Averages of the weights are stored as `ema.AVERAGE.WEIGHT`."""
+_BESIDE = ("optimizer.", "ema.")
+"""Prefixes of what stands beside the weights: the optimizer's state, and averages."""
 _MASTERS = ("optimizer.state.fp32_param.", "optimizer.state.param.")
 """fp32 weights of the optimizer of a bf16 run, without and with --use-distributed-optimizer."""
 _LATENT_PIXELS = 8
@@ -56,18 +56,20 @@ class MegatronSource(WeightSource):
         preset: tuple[str, CogVideoXConfig] | None,
         ema: bool | str = False,
         fp32: bool = False,
+        base: WeightSource | None = None,
     ):
         """
         Args:
             path: an iter_* folder, or a run folder.
             preset: name and network of --model; else the checkpoint's configuration tells.
-            ema: read averages: the name of one, or True where there is but one.
+            ema: read averages: the name of one, or True where there is but one. What was not trained has none.
             fp32: take the optimizer's fp32 weights where there are any.
+            base: the weights of a checkpoint that holds LoRA adapters alone.
 
         Raises:
             ConversionError: every tensor that is missing, unknown or of another shape is named.
         """
-        self.path = path
+        self.path, self._base = path, base
         folder = checkpoint_folder(path)
         if folder is None:
             raise ConversionError(f"--load {path}: no complete checkpoint; accepted: a run folder or an iter_* folder")
@@ -84,12 +86,20 @@ class MegatronSource(WeightSource):
             raise ConversionError(f"--load {folder}: {error}") from error
         self._rows = {row.ours: row for row in self.rows}
         self._specs = self._reader.specs
-        average = self._average(ema)
-        self._keys = {ours: average + ours for ours in self._rows}
-        self.notes = [f"average of the weights: {average[len(AVERAGE_PREFIX) : -1]}"] if average else []
-        if fp32 and not average:
+        self._own = {key: spec.shape for key, spec in self._specs.items() if not key.startswith(_BESIDE)}
+        self.adapter_shapes = {key: shape for key, shape in self._own.items() if is_adapter(key)}
+        if base is None and self.adapter_shapes and self.adapter_shapes.keys() == self._own.keys():
+            raise ConversionError(
+                f"--load {folder}: holds LoRA adapters alone; accepted: weights (tools/convert_checkpoint.py merges "
+                "the adapters into theirs)"
+            )
+        self._keys = {name: name for name in (*(self._rows if base is None else ()), *self.adapter_shapes)}
+        self.notes: list[str] = []
+        if ema:
+            self._take_average(ema)
+        elif fp32:
             self._take_masters()
-        self._check(average)
+        self._check()
 
     @staticmethod
     def _network(run: RunConfig | None, preset: tuple[str, CogVideoXConfig] | None) -> tuple[CogVideoXConfig, str]:
@@ -108,13 +118,8 @@ class MegatronSource(WeightSource):
             return default_sample(network)
         return SampleSize(run.data.num_frames, run.data.height // _LATENT_PIXELS, run.data.width // _LATENT_PIXELS)
 
-    def _average(self, ema: bool | str) -> str:
-        """Prefix of the keys of the asked average; empty for the weights themselves."""
-        if not ema:
-            return ""
-        name = re.escape(self.rows[0].ours)
-        pattern = re.compile(re.escape(AVERAGE_PREFIX) + rf"(.+)\.{name}")
-        averages = sorted(match[1] for key in self._specs if (match := pattern.fullmatch(key)))
+    def _take_average(self, ema: bool | str) -> None:
+        averages = sorted({average for key in self._specs if (average := average_of_key(key)) is not None})
         asked = [average for average in averages if ema is True or average == ema]
         if len(asked) != 1:
             flag = "--ema" if ema is True else f"--ema {ema}"
@@ -123,7 +128,11 @@ class MegatronSource(WeightSource):
             raise ConversionError(
                 f"{flag}: {self.folder} has the averages {', '.join(averages)}; accepted: one of them by name"
             )
-        return f"{AVERAGE_PREFIX}{asked[0]}."
+        found = {name: key for name in self._keys if (key := average_key(asked[0], name)) in self._specs}
+        self.notes.append(f"average of the weights: {asked[0]}")
+        if untrained := len(self._keys) - len(found):
+            self.notes.append(f"{untrained:,} tensors were not trained and have no average: taken as they are")
+        self._keys |= found
 
     def _take_masters(self) -> None:
         found = {
@@ -132,20 +141,24 @@ class MegatronSource(WeightSource):
             for ours in self._keys
             if prefix + ours in self._specs
             and self._specs[prefix + ours].dtype == torch.float32
+            and ours in self._specs
             and self._specs[ours].dtype != torch.float32
         }
         if found:
             self._keys |= found
             self.notes.append(f"fp32 weights of the optimizer: {len(found):,} tensors")
 
-    def _check(self, average: str) -> None:
-        kept = (OPTIMIZER_PREFIX, AVERAGE_PREFIX)
-        found = {key: spec.shape for key, spec in self._specs.items() if not key.startswith(kept)}
-        found |= {ours: self._specs[key].shape for ours, key in self._keys.items() if average and key in self._specs}
-        problems = differences(self.rows, found, sizes(self.network), self.network, ())
-        problems += [f"{key}: missing" for ours, key in self._keys.items() if key not in self._specs and ours in found]
+    def _check(self) -> None:
+        found = {key: shape for key, shape in self._own.items() if key not in self.adapter_shapes}
+        found |= {name: self._specs[key].shape for name, key in self._keys.items() if name in found}
+        rows = self.rows if self._base is None else []
+        problems = differences(rows, found, sizes(self.network), self.network, ())
         problems += check_floating((key, self._specs[key].dtype) for key in self._keys.values() if key in self._specs)
         refuse(self.folder, problems, f" the network ({self.model})")
+
+    @property
+    def places(self) -> list[Path]:
+        return [self.path, *([] if self._base is None else self._base.places)]
 
     def rule_row(self, ours: str) -> Row:
         return self._rows[ours]
@@ -154,12 +167,17 @@ class MegatronSource(WeightSource):
         return {ours: self.read(ours)}
 
     def read(self, ours: str) -> Tensor:
+        """Our tensor, or a half of an adapter, whole."""
+        if self._base is not None and ours not in self._keys:
+            return self._base.read(ours)
         try:
             return self._reader.read(self._keys[ours])
         except (OSError, ValueError) as error:
             raise ConversionError(f"{self.folder}: {error}") from error
 
     def dtype(self, ours: str) -> torch.dtype:
+        if self._base is not None and ours not in self._keys:
+            return self._base.dtype(ours)
         return self._specs[self._keys[ours]].dtype
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from vidtron.checkpoint.formats.base import (
     refuse,
     same_dtype,
 )
-from vidtron.checkpoint.formats.sat_files import LATEST, SatFiles
+from vidtron.checkpoint.formats.sat_files import LATEST, ORIGINAL, SatFiles
 from vidtron.checkpoint.tensor_files import PtFile, TensorSpec
 from vidtron.models.cogvideox import foreign_configs
 from vidtron.models.cogvideox.checkpoint_names import (
@@ -75,7 +76,7 @@ class SatSource(WeightSource):
         """
         self.path = path
         self.files = SatFiles(path, ema=ema, trust_pickle=trust_pickle)
-        self._refuse_adapters()
+        self.adapter_shapes = self._adapter_shapes()
         local_shapes = {name: tuple(self.files.parts(name)[0].shape) for name in self.files.names}
         known = self.files.parameters
 
@@ -100,15 +101,19 @@ class SatSource(WeightSource):
         if len(self.files.ranks) > 1:
             self.notes.append(f"joined the parts of {len(self.files.ranks)} model-parallel ranks")
 
-    def _refuse_adapters(self) -> None:
-        """The seam for LoRA: `self.files` has the base weights and the adapters of each rank."""
+    def _adapter_shapes(self) -> dict[str, Shape]:
         adapters = self.files.adapters[0]
-        if adapters:
-            rank = min(min(tensor.shape) for tensor in adapters.values())
+        if adapters and len(self.files.ranks) > 1:
             raise ConversionError(
-                f"--load {self.files.folder}: the network has LoRA adapters of rank {rank} ({len(adapters)} tensors, "
-                f"{next(iter(adapters))} ...), which are no weights of the network; accepted: the base checkpoint"
+                f"--load {self.files.folder}: LoRA adapters in the files of {len(self.files.ranks)} model-parallel "
+                "ranks; accepted: one (SAT trains LoRA on one)"
             )
+        if adapters and not self.files.names:
+            raise ConversionError(
+                f"--load {self.files.folder}: LoRA adapters without the weights that they belong to; accepted: both "
+                "in one file (tools/convert_lora.py --base)"
+            )
+        return {name: tuple(tensor.shape) for name, tensor in adapters.items()}
 
     def _check(self, local_shapes: Mapping[str, Shape]) -> None:
         found = dict(local_shapes)
@@ -184,6 +189,8 @@ class SatTarget(WeightTarget):
         ranks: int = 1,
         version: str | None = None,
         tag: str = "1",
+        adapters: Mapping[str, Tensor] = MappingProxyType({}),
+        lora_alpha: float = 1.0,
     ):
         """
         Args:
@@ -195,6 +202,8 @@ class SatTarget(WeightTarget):
             ranks: model-parallel ranks that will load it.
             version: of upstream's code; its own unless given.
             tag: name of the folder inside.
+            adapters: halves of LoRA adapters, all of one rank, by SAT's names; `ranks` is 1.
+            lora_alpha: of the adapters.
 
         Raises:
             ConversionError: the network does not divide by the ranks, or the version cannot build it.
@@ -209,6 +218,8 @@ class SatTarget(WeightTarget):
         self._rows = {row.ours: row for row in sat_rows(network, flat_patches=self.version == "1.5")}
         self._tables = sat_tables(network, sample, version=self.version)
         self._finish_tables(extras, specs["final.norm.weight"].dtype)
+        self._adapters, self._lora_alpha = adapters, lora_alpha
+        self._adapted = {name.rsplit(".", 2)[0] for name in adapters}
         self.notes = []
         if UNUSED_POSITIONS in self._tables and UNUSED_POSITIONS not in extras.tensors:
             self.notes.append(f"{UNUSED_POSITIONS}: zeros (upstream's code wants it and never reads it)")
@@ -217,9 +228,9 @@ class SatTarget(WeightTarget):
             whole = torch.empty(specs[ours].shape, device="meta")
             for name, tensor in zip(row.theirs, row.rule.to_theirs(whole, network), strict=True):
                 part = row.ranks.split(tensor, ranks)[0]
-                announced[SAT_PREFIX + name] = TensorSpec(tuple(part.shape), specs[ours].dtype)
-        for name, table in self._tables.items():
-            announced[SAT_PREFIX + name] = TensorSpec(tuple(table.shape), table.dtype)
+                announced[self._stored(name)] = TensorSpec(tuple(part.shape), specs[ours].dtype)
+        for name, tensor in (*self._tables.items(), *adapters.items()):
+            announced[SAT_PREFIX + name] = TensorSpec(tuple(tensor.shape), tensor.dtype)
         (folder / tag).mkdir()
         self._files = [
             PtFile(folder / tag / f"mp_rank_{rank:02d}_model_states.pt", announced) for rank in range(ranks)
@@ -234,17 +245,24 @@ class SatTarget(WeightTarget):
             if name == UNUSED_POSITIONS:
                 self._tables[name] = self._tables[name].to(dtype)
 
+    def _stored(self, name: str) -> str:
+        """What the file calls a weight; one with adapters moves down."""
+        module, _, leaf = name.rpartition(".")
+        return SAT_PREFIX + (f"{module}{ORIGINAL}{leaf}" if module in self._adapted else name)
+
     def write(self, ours: str, tensor: Tensor) -> None:
         row = self._rows[ours]
         for name, whole in zip(row.theirs, row.rule.to_theirs(tensor, self.network), strict=True):
             for file, part in zip(self._files, row.ranks.split(whole, self.ranks), strict=True):
-                file.write(SAT_PREFIX + name, part)
+                file.write(self._stored(name), part)
 
     def finish(self) -> None:
         for file in self._files:
-            for name, table in self._tables.items():
-                file.write(SAT_PREFIX + name, table)
+            for name, tensor in (*self._tables.items(), *self._adapters.items()):
+                file.write(SAT_PREFIX + name, tensor)
             file.close()
-        content = foreign_configs.to_sat(self.network, self.sample, self.version)
+        rank = next((tensor.shape[0] for name, tensor in self._adapters.items() if ".matrix_A." in name), None)
+        lora = None if rank is None else {"r": rank, "lora_alpha": self._lora_alpha}
+        content = foreign_configs.to_sat(self.network, self.sample, self.version, lora)
         (self.folder / "model_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (self.folder / LATEST).write_text(self.tag, encoding="utf-8")

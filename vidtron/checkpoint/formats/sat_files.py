@@ -19,7 +19,8 @@ ASIDE = ("first_stage_model.", "conditioner.", "denoiser.", "loss_fn.", "sampler
 """Parts of upstream's engine beside the network: autoencoder, text encoder, and objects that may hold tables."""
 _RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _ADAPTER = re.compile(r"\.matrix_[AB]\.\d+$")
-_ORIGINAL = ".original."
+ORIGINAL = ".original."
+"""Stands before the last part of the name of a weight that has LoRA adapters."""
 
 
 def rank_files(path: Path, *, ema: bool) -> list[Path]:
@@ -139,7 +140,7 @@ class SatFiles:
             elif _ADAPTER.search(name):
                 adapters[name.removeprefix(SAT_PREFIX)] = tensor
             else:
-                tensors[name.removeprefix(SAT_PREFIX).replace(_ORIGINAL, ".")] = tensor
+                tensors[name.removeprefix(SAT_PREFIX).replace(ORIGINAL, ".")] = tensor
         self.ranks.append(tensors)
         self.adapters.append(adapters)
 

@@ -302,7 +302,7 @@ def _position_of_presets(known: Mapping[str, Any]) -> str:
 def sat_parameters(content: Any) -> dict[str, Any]:
     """What upstream's YAML or a model_config.json, as read, says about the network; empty if it says nothing.
 
-    The values are fields of CogVideoXConfig, and `sample`.
+    The values are fields of CogVideoXConfig, `sample`, and `lora_alpha` where it is given.
     """
     if isinstance(content, Mapping):
         if {"num_layers", "hidden_size"} <= content.keys() and "modules" in content:
@@ -333,13 +333,25 @@ def _sat_fields(params: Mapping[str, Any]) -> dict[str, Any]:
     width = modules.get("patch_embed_config", {}).get("params", {}).get("text_hidden_size")
     if width is not None:
         fields["text_width"] = width
+    alpha = modules.get("lora_config", {}).get("params", {}).get("lora_alpha")
+    if alpha is not None:
+        fields["lora_alpha"] = float(alpha)
     if {"num_frames", "latent_height", "latent_width"} <= params.keys():
         fields["sample"] = SampleSize(params["num_frames"], params["latent_height"], params["latent_width"])
     return fields
 
 
-def to_sat(network: CogVideoXConfig, sample: SampleSize, version: str) -> dict[str, Any]:
-    """The `network_config` block of upstream's YAML for code of that version ("1.0" or "1.5")."""
+def to_sat(
+    network: CogVideoXConfig, sample: SampleSize, version: str, lora: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The `network_config` block of upstream's YAML for code of that version ("1.0" or "1.5").
+
+    Args:
+        network: that is written.
+        sample: size of its tables.
+        version: of upstream's code.
+        lora: `r` and `lora_alpha` of its adapters, if it has any.
+    """
     module = "dit_video_concat"
     patch = network.patch_size
     positions: dict[str, Any] = {"text_length": network.text_length}
@@ -374,6 +386,8 @@ def to_sat(network: CogVideoXConfig, sample: SampleSize, version: str) -> dict[s
             "final_layer_config": {"target": f"{module}.FinalLayerMixin"},
         },
     }
+    if lora is not None:
+        params["modules"]["lora_config"] = {"target": "sat.model.finetune.lora2.LoraMixin", "params": dict(lora)}
     if network.ofs_embedding:
         params["ofs_embed_dim"] = network.time_embed_dim
     return {"network_config": {"target": f"{module}.DiffusionTransformer", "params": params}}
