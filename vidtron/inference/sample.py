@@ -35,7 +35,7 @@ class SamplingConfig:
     load: Path
     """Run folder (its latest checkpoint) or one iter_* folder."""
     lora_base: Path | None = None
-    """The frozen weights below --load's adapters, in any format, if they are not where the checkpoint says."""
+    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
     sampling_steps: int = 50
     """Evaluations of the network for one video."""
     guidance_scale: float = 6.0
