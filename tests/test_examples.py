@@ -53,6 +53,36 @@ def test_scripts_fit_a_node(script: Path, valid: str, tmp_path: Path):
     assert config.model in script.read_text()
 
 
+def test_objectives_are_legal(tmp_path: Path):
+    """Every training of the quickstart's objectives, and a comparison after each."""
+    record = 'printf "%s\\n" "$0" "$@" "" >> ' + f'"{tmp_path}/words"\n'
+    for name in ("torchrun", "python"):
+        program(tmp_path / "bin", name, f"#!/bin/sh\n{record}")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    script = EXAMPLES / "quickstart" / "objectives.sh"
+    for name in ("videos/a.mp4", "labels/a.txt"):
+        (tmp_path / "clips" / name).parent.mkdir(parents=True)
+        (tmp_path / "clips" / name).touch()
+    checkout = tmp_path / "checkout" / "examples" / "quickstart"  # the script works in its repository
+    checkout.mkdir(parents=True)
+    (checkout / script.name).write_bytes(script.read_bytes())
+    script = checkout / script.name
+    script.chmod(0o755)
+    subprocess.run(
+        [script, tmp_path / "clips"], env={**os.environ, "PATH": path, "STEPS": "17"}, check=True, timeout=60
+    )
+    calls = [call.splitlines() for call in (tmp_path / "words").read_text().strip().split("\n\n")]
+    assert [Path(call[0]).name for call in calls] == ["python", *["torchrun", "python"] * 4]
+    configs = [parse(c[c.index("pretrain_video.py") + 1 :], preset, preset_names()) for c in calls[1::2]]
+    assert [config.objective.parameterization for config in configs] == ["velocity", "epsilon", "flow", "edm"]
+    alone = World(size=1, rank=0, local_rank=0, has_cuda=False, packages=frozenset())
+    for config, call in zip(configs, calls[2::2], strict=True):
+        assert [error for check in (check_config, check_parallel) for error in check(config, alone)] == []
+        assert config.data.data_path == [calls[0][calls[0].index("--output") + 1]]
+        assert config.training.train_iters == 17
+        assert call[call.index("--load") + 1] == str(config.checkpoint.save)
+
+
 def test_the_readme_s_cluster_command_is_legal():
     readme = (EXAMPLES.parent / "README.md").read_text()
     block = readme.split("## On a cluster")[1].split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
