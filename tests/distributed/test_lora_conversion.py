@@ -79,7 +79,7 @@ def assert_learned(output, base):
 
 
 def test_a_run_with_its_weights(pool, shards, base, tmp_path):
-    run = run_once(pool, shards, tmp_path / "run", load=base / "diffusers")
+    run = run_once(pool, shards, tmp_path / "run", load=base / "diffusers", ema_decay=[0.5])
     expected = pool.run(our_output, 2, run, latest(tmp_path / "run"))[0]
     result = checkpoint.convert(tmp_path / "run", tmp_path / "out", save_format="diffusers", verify=True)
     assert "28 LoRA adapters merged into the weights (rank 3, alpha 6)" in result.notes
@@ -89,6 +89,13 @@ def test_a_run_with_its_weights(pool, shards, base, tmp_path):
     assert_learned(output, base)
     checkpoint.convert(tmp_path / "run", tmp_path / "dropped", save_format="diffusers", lora="drop")
     assert_same(tmp_path / "dropped", base / "diffusers")
+    averaged = open_merged(tmp_path / "run", ema=True)  # the frozen weights have no averages
+    assert "88 tensors were not trained and have no average: taken as they are" in averaged.notes
+    state = checkpoint.read_full_state(latest(tmp_path / "run"), average="0.5")
+    name = "decoder.layers.3.self_attention.linear_proj.weight"
+    B, A = (state[f"decoder.layers.3.self_attention.lora_proj.out.{half}"] for half in "BA")
+    torch.testing.assert_close(averaged.read(name), state[name] + 2.0 * B @ A, rtol=0, atol=1e-6)
+    assert not torch.equal(averaged.read(name), open_merged(tmp_path / "run").read(name))
     with pytest.raises(ConversionError, match=r"does not hold adapters alone; accepted: without --lora-base"):
         open_merged(tmp_path / "run", lora_base=base / "diffusers")
 

@@ -21,7 +21,7 @@ class AdaptationConfig:
     save_lora_only: bool = False
     """Checkpoints hold the adapters and their optimizer state; the frozen weights stay where --load found them."""
     lora_base: Path | None = None
-    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
+    """The frozen weights below --load's adapters, in any format, if they are not where the checkpoint says."""
     freeze: list[str] = field(default_factory=list)
     """Patterns (*, ?, [...]) of names of weights that are not trained."""
     train_only: list[str] = field(default_factory=list)

@@ -21,7 +21,7 @@ class SamplingConfig:
     trust_pickle: bool = False
     """SAT: open .pt files that need more than tensors and plain values; they can run any code."""
     lora_base: Path | None = None
-    """iter_* folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
+    """Folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
     sampling_steps: int = 50
     """Evaluations of the network for one video."""
     guidance_scale: float = 6.0
