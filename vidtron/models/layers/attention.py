@@ -99,7 +99,8 @@ class VideoSelfAttention(SelfAttention):
         return adapted(update_sBD, self.lora_proj, out_SBD, samples), bias
 
     def _normalize_and_rotate(self, query: Tensor, key: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
-        query, key = self.q_layernorm(query), self.k_layernorm(key)
+        # The norms need dense rows: made here once, not again in their backward pass.
+        query, key = self.q_layernorm(query.contiguous()), self.k_layernorm(key.contiguous())
         if rotary is None:
             return query, key
         return rotate(query, rotary), rotate(key, rotary)
