@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.averages import Averages
@@ -20,7 +19,7 @@ from vidtron.checkpoint.state import Part, bare, everything
 from vidtron.checkpoint.weights_into_model import load_weights
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
-from vidtron.parallel import Groups, any_rank
+from vidtron.parallel import Groups, any_rank, gather_objects
 
 BASE_KEY = "lora_base"
 """Of the plain state: `path` of the base weights (None: the initial weights of the run) and their `checksums`."""
@@ -172,8 +171,7 @@ def take_adapters(adapters: Adapters, scale: float, chunks: Sequence[Any], group
         CheckpointError: the file's adapters are not those of this run; the message names them all.
     """
     mine = {n.name: n.parameter for chunk in chunks for n in global_names(bare(chunk)) if is_adapter(n.name)}
-    gathered: list[Any] = [None] * groups.world_size
-    dist.all_gather_object(gathered, sorted({name.rsplit(".", 1)[0] for name in mine}), group=groups.world)
+    gathered = gather_objects({name.rsplit(".", 1)[0] for name in mine}, groups.world)
     wanted = {name for names in gathered for name in names}
     problems = [f"{name}: not in the file" for name in sorted(wanted - adapters.keys())]
     problems += [f"{name}: in the file, but not in this run" for name in sorted(adapters.keys() - wanted)]
@@ -211,8 +209,7 @@ def checksums(chunks: Sequence[Any], groups: Groups) -> dict[str, int]:
             counts = getattr(parameter, "tensor_model_parallel", False) or groups.tp.rank() == 0
             if is_base(named.name) and counts and groups.dp_cp.rank() == 0:
                 mine.setdefault(named.name, sum_of_bits(parameter.detach()))
-    everybody: list[Any] = [None] * groups.world_size
-    dist.all_gather_object(everybody, (groups.pp.rank(), mine), group=groups.world)
+    everybody = gather_objects((groups.pp.rank(), mine), groups.world)
     totals: dict[str, int] = {}
     stage_of: dict[str, int] = {}
     for stage, part in sorted(everybody, key=lambda entry: entry[0]):

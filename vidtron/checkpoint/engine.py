@@ -44,7 +44,7 @@ from vidtron.checkpoint.state import (
     tensor_shapes,
 )
 from vidtron.checkpoint.writing import adapt_writing
-from vidtron.parallel import Groups, any_rank, barrier
+from vidtron.parallel import Groups, any_rank, barrier, gather_objects
 from vidtron.parallel.mcore_versions import async_save_arguments
 
 _OPTIMIZER_PREFIX = "optimizer."
@@ -245,8 +245,7 @@ def _check_tensors(
         if (average := average_of_key(key)) in averages
         or (average is None and (key.startswith(_OPTIMIZER_PREFIX) or part(key)))
     }
-    gathered: list[Any] = [None] * groups.world_size
-    dist.all_gather_object(gathered, tensor_shapes(request), group=groups.world)
+    gathered = gather_objects(tensor_shapes(request), groups.world)
     wanted = {key: shape for shapes in gathered for key, shape in shapes.items()}
     problems = [f"{key}: not in the checkpoint" for key in sorted(wanted.keys() - stored.keys())]
     problems += [

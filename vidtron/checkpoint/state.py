@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
-from vidtron.parallel import Groups
+from vidtron.parallel import Groups, gather_objects
 
 Part = Callable[[str], bool]
 """Which of a model's weights, by their global names, a checkpoint holds or is asked for."""
@@ -75,8 +74,7 @@ def _agree_on_step(optimizer_state: dict[str, Any], groups: Groups) -> None:
     torch_state = optimizer_state.get("optimizer", optimizer_state)
     holders = [(group, "step") for group in torch_state["param_groups"]]
     holders += [(torch_state["state"], "common_step")] if "state" in torch_state else []
-    everybody: list[Any] = [None] * groups.world_size
-    dist.all_gather_object(everybody, [holder.get(key) for holder, key in holders], group=groups.world)
+    everybody = gather_objects([holder.get(key) for holder, key in holders], groups.world)
     for (holder, key), steps in zip(holders, zip(*everybody, strict=True), strict=True):
         if not holder.get(key):
             known = next((step for step in steps if step), None)

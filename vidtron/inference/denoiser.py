@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from vidtron.diffusion.denoising import Network
 from vidtron.diffusion.guidance import Scale, guided
-from vidtron.parallel import Groups
+from vidtron.parallel import Groups, broadcast_tensor, gather_tensors
 
 
 class Denoiser:
@@ -71,9 +70,7 @@ class Denoiser:
         else:
             B, T, C, H, W = noisy_BTCHW.shape
             output = noisy_BTCHW.new_empty(B, T, self.channels * C, H, W, dtype=torch.float32)
-        last = dist.get_global_rank(self.groups.pp, self.groups.pp.size() - 1)
-        dist.broadcast(output, last, group=self.groups.pp)
-        return output
+        return broadcast_tensor(output, self.groups.pp.size() - 1, self.groups.pp)
 
 
 def with_guidance(
@@ -105,10 +102,7 @@ def with_guidance(
 
     def halved(noisy: Tensor, timestep: float) -> Sequence[Tensor]:
         assert pair is not None
-        own = network(noisy, timestep, texts[pair.rank()], image_latents).contiguous()
-        outputs = [torch.empty_like(own), torch.empty_like(own)]
-        dist.all_gather(outputs, own, group=pair)
-        return outputs
+        return gather_tensors(network(noisy, timestep, texts[pair.rank()], image_latents), pair)
 
     without_and_with = together if pair is None else halved
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -22,7 +21,7 @@ from vidtron.inference.sampling import check_sampler
 from vidtron.inference.video_sampler import Progress, VideoSampler
 from vidtron.models import registry
 from vidtron.models.build import build_chunks
-from vidtron.parallel import Groups, PatientBarrier, Team, initialized, model_parallel_size, pair_of
+from vidtron.parallel import Groups, PatientBarrier, Team, gather_objects, initialized, model_parallel_size, pair_of
 from vidtron.parallel import check as check_layout
 
 T = TypeVar("T")
@@ -175,8 +174,7 @@ def sample(
                 own.append(Failure(prompt, reason))
                 report(own[-1])
         everyone.wait()
-        found: list[list[Failure]] = [[]] * groups.world_size
-        dist.all_gather_object(found, own, group=groups.world)
+        found = gather_objects(own, groups.world)
         return sorted((failure for part in found for failure in part), key=lambda failure: failure.prompt.number)
 
 

@@ -18,6 +18,8 @@ from vidtron.parallel.agreement import (  # noqa: E402
     barrier,
     broadcast_object,
     broadcast_tensor,
+    gather_objects,
+    gather_tensors,
     memory_statistics,
     synchronize,
 )
@@ -44,6 +46,8 @@ __all__ = [
     "broadcast_tensor",
     "check",
     "choose_backend",
+    "gather_objects",
+    "gather_tensors",
     "initialized",
     "memory_statistics",
     "model_parallel_size",

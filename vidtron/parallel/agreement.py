@@ -49,6 +49,21 @@ def broadcast_object(value: Any, owner: int, groups: Groups, group: ProcessGroup
     return box[0]
 
 
+def gather_objects(value: Any, group: ProcessGroup) -> list[Any]:
+    """The picklable objects that all ranks of the group hand in, by rank, on all of them."""
+    gathered: list[Any] = [value] * group.size()
+    if group.size() > 1:
+        dist.all_gather_object(gathered, value, group=group)
+    return gathered
+
+
+def gather_tensors(tensor: torch.Tensor, group: ProcessGroup) -> list[torch.Tensor]:
+    """The tensors that all ranks of the group hand in, of one shape and dtype, by rank, on all of them."""
+    gathered = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(group.size())]
+    dist.all_gather(gathered, tensor.contiguous(), group=group)
+    return gathered
+
+
 def barrier(groups: Groups) -> None:
     """Wait until all ranks of the run are here."""
     any_rank(False, groups)

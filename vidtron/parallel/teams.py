@@ -6,6 +6,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
+from vidtron.parallel.agreement import gather_objects
 from vidtron.parallel.groups import Groups
 
 
@@ -52,15 +53,10 @@ def pair_of(groups: Groups, timeout: timedelta) -> ProcessGroup:
         return groups.dp
     replica = groups.dp_rank // 2 * 2
     own = tuple(dist.get_process_group_ranks(groups.dp)[replica : replica + 2])
-    pairs: list[tuple[int, ...]] = [()] * groups.world_size
-    dist.all_gather_object(pairs, own, group=groups.world)
+    pairs = gather_objects(own, groups.world)
     made = {pair: dist.new_group(list(pair), timeout=timeout) for pair in sorted(set(pairs))}
     return made[own]
 
 
 def _first(error: str | None, group: ProcessGroup) -> str | None:
-    if group.size() == 1:
-        return error
-    errors: list[str | None] = [None] * group.size()
-    dist.all_gather_object(errors, error, group=group)
-    return next((found for found in errors if found is not None), None)
+    return next((found for found in gather_objects(error, group) if found is not None), None)
