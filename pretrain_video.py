@@ -27,7 +27,10 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     def check_encoders(config: RunConfig, world: World) -> list[str]:
         return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
 
-    rooms = (config_check.check, parallel.check, family.check, check_encoders, data.check, training.check)
+    def check_data(config: RunConfig, world: World) -> list[str]:
+        return data.check(config, world, training.clip_fit(family, config))
+
+    rooms = (config_check.check, parallel.check, family.check, check_encoders, check_data, training.check)
     return collect_errors(rooms, config, world)
 
 

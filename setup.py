@@ -15,10 +15,12 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "av>=14",
+        "fsspec>=2024.2",
         "megatron-core>=0.16.1,<0.20",
         "numpy>=1.26",
         "pillow>=10",
         "psutil>=5.9",  # megatron-core's checkpoint writer imports it without asking for it
+        "pyarrow>=15",
         "pyyaml>=6",
         "torch",  # no pin: a cluster's own build stays
         "tqdm>=4.60",

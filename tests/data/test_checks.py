@@ -7,7 +7,15 @@ from vidtron.config.data import DataConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data import check
+from vidtron.data.fit import ClipFit
 
+FIT = ClipFit(
+    rounded_size=lambda height, width: (max(1, round(height / 8)) * 8, max(1, round(width / 8)) * 8),
+    nearest_frames=lambda frames: (frames,),
+    tokens=lambda size: size.num_frames * size.height * size.width // 64,
+    flops=lambda size: 1.0 * size.num_frames * size.height * size.width,
+    errors=lambda size: [],
+)
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False, packages=frozenset({"nvidia.dali"}))
 
 
@@ -20,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def errors(folder: str | None, world: World = WORLD, valid: str | None = None, **data: object) -> list[str]:
     settings = {"num_frames": 9, "height": 48, "width": 72, **data}
     paths = {"data_path": [folder] if folder else [], "valid_data_path": [valid] if valid else []}
-    return check(RunConfig("test", None, data=DataConfig(**paths, **settings)), world)  # type: ignore[arg-type]
+    return check(RunConfig("test", None, data=DataConfig(**paths, **settings)), world, FIT)  # type: ignore[arg-type]
 
 
 def test_a_good_configuration(folder: str) -> None:

@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+
+class ClipSize(NamedTuple):
+    """Size of a clip as a model is trained on it."""
+
+    num_frames: int
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
 
 
 @dataclass
@@ -10,7 +20,8 @@ class DataConfig:
     """Data"""
 
     data_path: list[str] = field(default_factory=list)
-    """Folders of shards written by tools/build_shards.py; several are used as one."""
+    """Folders of shards written by tools/build_shards.py, local or of an object store (s3://, gs://, http://); several
+    are used as one, or blended where a weight stands before each: 0.7 A 0.3 B."""
     valid_data_path: list[str] = field(default_factory=list)
     """Folders of shards for evaluation."""
     num_frames: int = 49
@@ -19,16 +30,47 @@ class DataConfig:
     """Pixels; clips are resized to cover and centre-cropped."""
     width: int = 720
     """Pixels."""
+    bucket_config: Path | None = None
+    """YAML file of buckets, {resolution: {frames: [keep probability, global batch size]}}; it takes the place of
+    --num-frames, --height, --width and --global-batch-size."""
+    bucket_rule: Literal["hash", "opensora"] = "hash"
+    """How a clip finds its bucket: draws by hash, or exactly as Open-Sora 1.1 and 1.2 do."""
+    bucket_batch: Literal["given", "tokens", "compute"] = "given"
+    """Global batch sizes of buckets: as in the YAML; with as many tokens as --global-batch-tokens says; or with as
+    many FLOPs as the batch of the YAML's most expensive bucket."""
+    global_batch_tokens: int | None = None
+    """Tokens of a global batch with --bucket-batch tokens."""
+    bucket_batch_multiple: int = 1
+    """Global batch sizes that --bucket-batch finds are multiples of this; give one that the replicas divide."""
+    shuffle_slice: int = 256
+    """Neighbouring samples of a shard that stay together in the shuffled order of an epoch."""
+    shuffle_window: int = 65536
+    """Samples that are shuffled one by one; more mix better and touch more shards at a time."""
     fps: float | None = None
-    """Frames a second taken from a clip, by its time stamps; unset: every frame."""
+    """Frames a second taken from a clip, by its time stamps; unset: by --frame-interval."""
+    frame_interval: int = 1
+    """Every so-many-th frame is taken."""
+    clip_window: Literal["random", "centre"] = "random"
+    """Which frames of a longer clip are taken: a window at random, or its middle."""
     short_clip: Literal["skip", "pad", "loop"] = "pad"
     """A clip with too few frames is left out, continued with its last frame, or repeated."""
     decoder: Literal["auto", "dali", "pyav"] = "auto"
     """auto: DALI for the codecs it reads on this device, PyAV for the rest."""
     num_workers: int = 1
-    """Decoding threads per rank; 0: decode in the training thread."""
+    """Decoding processes per rank; 0: decode in the training process."""
     prefetch_samples: int = 4
     """Decoded clips that wait in memory, per rank."""
+    max_bad_samples: int = 100
+    """The run stops when more samples than this could not be decoded and were replaced."""
+    data_cache_path: Path | None = None
+    """Folder of this node for copies of remote shards; unset: a folder of the system's temporary files."""
+    data_cache_gib: float = 100.0
+    """Size of that folder; the copies used longest ago make room."""
+
+    @property
+    def size(self) -> ClipSize:
+        """Of the run's clips, where there are no buckets."""
+        return ClipSize(self.num_frames, self.height, self.width)
 
 
 @dataclass
@@ -41,3 +83,16 @@ class EncoderConfig:
     """Local folder of a transformers T5 encoder and tokenizer; unset: the built-in hashed-token embedding."""
     scale_factor: float = 1.0
     """Latents are the autoencoder's output times this."""
+    latent_cache: Path | None = None
+    """Folder of latents and text embeddings: read where they are there, else encoded and written. Each sample then
+    keeps its frames over all epochs."""
+    encode_ahead: int = 1
+    """Global batches that are encoded while the model trains on another; 0: encode between the steps."""
+    encoder_offload: bool = False
+    """The encoders' weights wait in the CPU's memory while they are not used."""
+    vae_tiling: bool = False
+    """Encode and decode large frames in overlapping tiles."""
+    vae_slicing: bool = False
+    """Decode one video of a batch at a time."""
+    compile_encoders: bool = False
+    """Compile the encoders with torch.compile: worth it for long runs of few sizes."""

@@ -1,6 +1,6 @@
 """What the network learns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -65,6 +65,9 @@ class ObjectiveConfig:
     """rank-groups: CogVideoX 1.5's group_num; unset: 1.0's rule, the most groups that divide ranks and timesteps."""
     offset_noise: float = 0.0
     """Factor of a normal number, one a sample, that is added to its noise."""
+    frame_masks: list[str] = field(default_factory=list)
+    """STRATEGY PROBABILITY ...: latent frames that are given to the model clean, as Open-Sora's masks (image_head 0.1
+    quarter_tail 0.05 ...); what is left to 1 trains on all frames."""
     text_dropout: float = 0.1
     """Share of samples that lose their text."""
     null_text: Literal["zeros", "empty-prompt"] = "zeros"

@@ -9,11 +9,12 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data import dali
 from vidtron.data.decode import DALI_PACKAGE
+from vidtron.data.fit import ClipFit
 from vidtron.data.index import ShardError, ShardIndex
 from vidtron.data.plan import Plan
 
 
-def check(config: RunConfig, world: World) -> list[str]:
+def check(config: RunConfig, world: World, fit: ClipFit) -> list[str]:
     """One message for each error, starting with the flag. Reads the indexes of all shards."""
     errors = list(_check_numbers(config))
     if not config.data.data_path:

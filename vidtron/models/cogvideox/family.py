@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from megatron.core.transformer.module import MegatronModule
 
+from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models import freezing
@@ -23,9 +24,9 @@ TEMPORAL_RATIO, SPATIAL_RATIO = 4, 8
 """Frames and pixels of the video per latent frame and latent pixel."""
 
 
-def latent_frames(run: RunConfig) -> int:
+def latent_frames(num_frames: int) -> int:
     """Latent frames of a clip of `num_frames`, before the model's padding."""
-    return (run.data.num_frames - 1) // TEMPORAL_RATIO + 1
+    return (num_frames - 1) // TEMPORAL_RATIO + 1
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,22 @@ class CogVideoXFamily:
             vp_stage=vp_stage,
         )
 
-    def latent_shape(self, run: RunConfig) -> tuple[int, int, int, int]:
-        """(frames, channels, height, width) of the latents the network sees, frames padded to whole patches."""
-        network: CogVideoXConfig = run.network
-        frames = padded_length(latent_frames(run), network.patch_size_t)
-        return frames, network.out_channels, run.data.height // SPATIAL_RATIO, run.data.width // SPATIAL_RATIO
+    def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
+        """(frames, channels, height, width) of the latents the network sees, frames padded to whole patches.
 
-    def tokens_per_sample(self, run: RunConfig) -> int:
+        Here and below, `size` is that of the clip; None: the run's one size.
+        """
+        network: CogVideoXConfig = run.network
+        num_frames, height, width = size or run.data.size
+        frames = padded_length(latent_frames(num_frames), network.patch_size_t)
+        return frames, network.out_channels, height // SPATIAL_RATIO, width // SPATIAL_RATIO
+
+    def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
         """Text and video tokens of one sample, without padding."""
-        frames, _, height, width = self.latent_shape(run)
+        frames, _, height, width = self.latent_shape(run, size)
         return run.network.text_length + math.prod(run.network.grid(frames, height, width))
 
-    def sequence_length(self, run: RunConfig) -> int:
+    def sequence_length(self, run: RunConfig, size: ClipSize | None = None) -> int:
         """Tokens of one sample, padded: what the pipeline's transfers are sized by."""
         parallel = run.parallel
         multiple = sequence_multiple(
@@ -92,15 +97,25 @@ class CogVideoXFamily:
             sequence_parallel=parallel.sequence_parallel,
             fp8=run.precision.fp8_format is not None,
         )
-        return padded_length(self.tokens_per_sample(run), multiple)
+        return padded_length(self.tokens_per_sample(run, size), multiple)
 
-    def flops_per_sample(self, run: RunConfig) -> float:
+    def flops_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> float:
         """Model FLOPs of forward and backward pass, recomputation and gradients of frozen matrices not counted."""
         adaptation = run.adaptation
         if adaptation.lora_rank is None and not adaptation.freeze and not adaptation.train_only:
-            return training_flops(run.network, self.latent_shape(run))
+            return training_flops(run.network, self.latent_shape(run, size))
         trained = freezing.trained_names(self.parameter_names(run), adaptation)
-        return training_flops(run.network, self.latent_shape(run), trained, adaptation.lora_rank or 0)
+        return training_flops(run.network, self.latent_shape(run, size), trained, adaptation.lora_rank or 0)
+
+    def rounded_size(self, run: RunConfig, height: int, width: int) -> tuple[int, int]:
+        """The nearest height and width in pixels that the network takes, one patch at least."""
+        pixels = SPATIAL_RATIO * run.network.patch_size
+        return max(1, round(height / pixels)) * pixels, max(1, round(width / pixels)) * pixels
+
+    def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
+        """`num_frames` alone where the network takes so many, else the nearest accepted numbers below and above."""
+        below = max(num_frames - 1, 0) // TEMPORAL_RATIO * TEMPORAL_RATIO + 1
+        return (num_frames,) if below == num_frames else (below, below + TEMPORAL_RATIO)
 
     def image_conditioned(self, network: CogVideoXConfig) -> bool:
         """Whether training needs an image condition."""
@@ -132,32 +147,42 @@ class CogVideoXFamily:
         return freezing.errors(names, run.adaptation)
 
     def _check_clip(self, run: RunConfig) -> list[str]:
+        """Of the run's one size; sizes of buckets go through `size_errors` in the data room."""
+        if run.data.bucket_config is not None:
+            return []
+        pixels = SPATIAL_RATIO * run.network.patch_size
+        errors = [
+            f"--{flag} {value}: accepted: multiples of {pixels} pixels"
+            for flag, value in (("height", run.data.height), ("width", run.data.width))
+            if value < pixels or value % pixels
+        ]
+        if errors or run.data.num_frames % TEMPORAL_RATIO != 1:  # the encoders' room names wrong frames
+            return errors
+        return self.size_errors(run, run.data.size)
+
+    def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
+        """Why the network under its layout cannot be trained on a size of whole patches."""
         network: CogVideoXConfig = run.network
         errors: list[str] = []
         pixels = SPATIAL_RATIO * network.patch_size
-        for flag, value in (("height", run.data.height), ("width", run.data.width)):
-            if value < pixels or value % pixels:
-                errors.append(f"--{flag} {value}: accepted: multiples of {pixels} pixels")
-        if errors or run.data.num_frames % TEMPORAL_RATIO != 1:  # the encoders' room names wrong frames
-            return errors
+        told = f"--height {size.height} --width {size.width} --num-frames {size.num_frames}"
         if network.learned_position_grid is not None:
-            frames, _, height, width = self.latent_shape(run)
+            frames, _, height, width = self.latent_shape(run, size)
             t, h, w = network.grid(frames, height, width)
             learned = network.learned_position_grid
             if (h, w) != learned[1:] or t > learned[0]:
                 errors.append(
-                    f"--height {run.data.height} --width {run.data.width} --num-frames {run.data.num_frames}: {t} x "
-                    f"{h} x {w} tokens, and the network has learned a position for each token of one size "
-                    f"(--learned-position-grid {' '.join(map(str, learned))}); accepted: --height "
+                    f"{told}: {t} x {h} x {w} tokens, and the network has learned a position for each token of one "
+                    f"size (--learned-position-grid {' '.join(map(str, learned))}); accepted: --height "
                     f"{learned[1] * pixels} --width {learned[2] * pixels} and at most --num-frames "
                     f"{(learned[0] * network.patch_size_t - 1) * TEMPORAL_RATIO + 1}"
                 )
         if run.parallel.cp_comm_type in ("p2p", "a2a+p2p") and run.parallel.context_parallel_size > 1:
-            tokens, halves = self.tokens_per_sample(run), 2 * run.parallel.context_parallel_size
-            if self.sequence_length(run) != tokens or tokens % halves:
+            tokens, halves = self.tokens_per_sample(run, size), 2 * run.parallel.context_parallel_size
+            if self.sequence_length(run, size) != tokens or tokens % halves:
                 errors.append(
-                    f"--cp-comm-type {run.parallel.cp_comm_type}: {tokens} tokens would need padding, which it cannot "
-                    f"mask; accepted: a2a, all_gather, or tokens that divide by {halves}"
+                    f"--cp-comm-type {run.parallel.cp_comm_type} with {told}: {tokens} tokens would need padding, "
+                    f"which it cannot mask; accepted: a2a, all_gather, or tokens that divide by {halves}"
                 )
         return errors
 
