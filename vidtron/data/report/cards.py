@@ -73,8 +73,9 @@ def thumbnail(image_HWC: np.ndarray) -> str:
 
 
 def _card(sample: Sample, row: int, folder: str) -> Card:
-    problems = []
-    caption, thumbnails = "", ()
+    problems: list[str] = []
+    caption = ""
+    thumbnails: tuple[str, ...] = ()
     try:
         caption = sample.caption()
     except _UNREADABLE as error:

@@ -1,7 +1,7 @@
 """Figures and histograms of an index, from its columns: no object is made for a row."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +116,7 @@ def index_columns(index: ShardIndex) -> list[Column]:
     return columns + [_index_column(index, name, label_of(name), "") for name in index.scores]
 
 
-def values_of(index: ShardIndex, rows: NDArray[np.int64]) -> dict[str, list[float]]:
+def values_of(index: ShardIndex, rows: NDArray[np.int64]) -> dict[str, Sequence[float | None]]:
     """Numbers of some rows, by the names of `index_columns`."""
     names = "width height frames fps duration caption_characters".split()
     values = {name: index.take(name, rows) for name in (*names, *index.scores)}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ class ScoreTable:
                 f"table_{name}" if name in taken else name,
                 f"{label_of(name)} ({self.path.name})",
                 "",
-                lambda name=name: (chunk for (chunk,) in self._chunks([name])),
+                partial(self._column, name),
                 pilots[name],
                 self._whole[name],
             )
@@ -96,6 +97,9 @@ class ScoreTable:
                 parts[name].append(values[chosen])
             start = stop
         return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def _column(self, name: str) -> Iterator[NDArray]:
+        return (chunk for (chunk,) in self._chunks([name]))
 
     def _chunks(self, names: list[str]) -> Iterator[list[NDArray]]:
         """Columns of consecutive rows, as floats; NaN for a null."""
