@@ -25,6 +25,11 @@ def test_losses_go_to_their_places():
     assert report.stop is None
 
 
+def test_rows_go_to_their_places():
+    report = exchange(losses(([1.0, 2.0], (2, 3)), ([3.0, 4.0], (0, 1))), {0: 7, 1: 2**40, 2: 0, 3: 9}, 4, one_rank())
+    assert report.rows == (7, 2**40, 0, 9)
+
+
 def test_other_stages_say_nothing():
     assert exchange(losses(([1.0], (0,))), 1, one_rank(last_stage=False)).losses.tolist() == [0.0]
 
