@@ -51,18 +51,13 @@ def test_throughput():
 def test_lines():
     row = {
         "kind": "train", "iteration": 3, "loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-4, "memory_gib": 2.0,
-        "bucket": "9x32x48", "bad_samples": 0, **data_work(Work(1.0, 0.5, 1.5, 0.5), 0.02, 2.0, workers=2), **throughput(Costs(3e12, 50, 4, Peak(30.0, "x")), 8, 2.0),
+        "bucket": "9x32x48", "bad_samples": 0,
+        **data_work(Work(1.0, 0.5, 1.5, 0.5), stalled=0.02, step_seconds=2.0, workers=2),
+        **throughput(Costs(3e12, 50, 4, Peak(30.0, "x")), 8, 2.0),
     }  # fmt: skip
     words = line(row, 10)
-    for part in (
-        "step 3/10",
-        "loss 0.5000",
-        "4 samples/s",
-        "200 tokens/s",
-        "MFU 10.0 %",
-        "data 1 % decode 50 % encode 25 %",
-        "9x32x48",
-    ):
+    parts = ["step 3/10", "loss 0.5000", "4 samples/s", "200 tokens/s", "MFU 10.0 %", "9x32x48"]
+    for part in [*parts, "data 1 % decode 50 % encode 25 %"]:
         assert part in words
     assert "bad samples" not in words
     assert "3 bad samples" in line(row | {"bad_samples": 3}, 10)
