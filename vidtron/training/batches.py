@@ -44,6 +44,8 @@ class MicroBatch:
     """Places of the samples in the global batch."""
     image_latents_BTCHW: Tensor | None = None
     """Image-to-video: latents of the first frame, zeros after it."""
+    frame_mask_BT: Tensor | None = None
+    """On the CPU: False where a latent frame is given clean. None: none is."""
 
 
 @dataclass(frozen=True)
