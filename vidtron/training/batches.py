@@ -24,6 +24,8 @@ from vidtron.training.steps import Step
 
 Timesteps = Callable[[Step, Sequence[int]], Tensor]
 """(step, positions of some of its samples) -> their timesteps, float32 [len(positions)]."""
+FrameMaskOf = Callable[[int, int], list[bool]]
+"""(position, latent frames) -> True where a frame is learned."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class BatchSource(Iterator[StepBatch]):
         exchange: ReplicaExchange,
         timesteps: Timesteps,
         steps: Iterable[Step],
+        frame_masks: FrameMaskOf | None = None,
     ) -> None:
         """
         Args:
@@ -109,6 +112,7 @@ class BatchSource(Iterator[StepBatch]):
             exchange: shares samples inside the replica.
             timesteps: of the samples.
             steps: which ones.
+            frame_masks: of the samples; None: every frame is learned.
         """
         self.loader = loader
         self.clips: Iterator[Clip] = iter(loader)
@@ -117,6 +121,7 @@ class BatchSource(Iterator[StepBatch]):
         self.exchange = exchange
         self.timesteps = timesteps
         self.steps = iter(steps)
+        self.frame_masks = frame_masks
         self._stream: Any = None
 
     def __next__(self) -> StepBatch:
@@ -177,4 +182,10 @@ class BatchSource(Iterator[StepBatch]):
             positions=tuple(positions),
             slots=tuple(position - step.consumed for position in positions),
             image_latents_BTCHW=stacked.get("image_latents"),
+            frame_mask_BT=self._frame_masks(shape.latents_TCHW[0], positions),
         )
+
+    def _frame_masks(self, latent_frames: int, positions: list[int]) -> Tensor | None:
+        if self.frame_masks is None:
+            return None
+        return torch.tensor([self.frame_masks(position, latent_frames) for position in positions])

@@ -19,10 +19,11 @@ from vidtron.models.registry import Family
 from vidtron.parallel import Groups, virtual_pipeline_size
 from vidtron.training.ahead import Ahead
 from vidtron.training.batch_size import batch_size_at, global_batch_size
-from vidtron.training.batches import BatchSource, StepBatch, Timesteps
+from vidtron.training.batches import BatchSource, FrameMaskOf, StepBatch, Timesteps
 from vidtron.training.clip_fit import clip_fit
 from vidtron.training.evaluate import EVALUATION_SEED, even_timesteps
 from vidtron.training.exchange import ReplicaExchange
+from vidtron.training.frame_masks import FrameMasks
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker, SampleShape
 from vidtron.training.steps import Step, step_at, walk
@@ -62,6 +63,11 @@ class DataRoom:
         if config.training.eval_interval is not None and config.data.valid_data_path:
             valid = ShardIndex.open(config.data.valid_data_path)
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, None, sequential=True)
+        masks = FrameMasks.from_config(config.objective.frame_masks, config.training.seed)
+        patch = family.temporal_patch(network)
+        self.frame_masks: FrameMaskOf | None = (
+            (lambda position, frames: masks(position, frames // patch, patch)) if masks.enabled else None
+        )
         self.decoder = ClipDecoder.from_config(config.data, groups.device)
         dtype = encoder_dtype(config, groups.device)
         self.autoencoder = video_autoencoder(config.encoders, groups.device, dtype)
@@ -172,6 +178,7 @@ class DataRoom:
             exchange=ReplicaExchange(groups.background if training else groups.exchange, groups.device),
             timesteps=timesteps,
             steps=steps(),
+            frame_masks=self.frame_masks if training else None,
         )
 
 
