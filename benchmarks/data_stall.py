@@ -100,7 +100,7 @@ def main() -> None:
     print(describe_machine())
     print(
         f"clips of {SOURCE[0]} frames, {SOURCE[1]} x {SOURCE[2]}, H.264, to {CLIP['frames']} x {CLIP['height']} x "
-        f"{CLIP['width']}; batch {arguments.batch}, {arguments.steps} steps, median of {arguments.rounds} runs in turns\n"
+        f"{CLIP['width']}; batch {arguments.batch}, {arguments.steps} steps, median of {arguments.rounds} runs\n"
     )
     print("| | time stood still | seconds of a step | of the first line |")
     print("| --- | --- | --- | --- |")
