@@ -48,7 +48,6 @@ def settings(folders, tmp_path_factory):
         "global_batch_size": None,
         "micro_batch_size": 2,
         "train_iters": STEPS,
-        "num_layers": 2,
         "frame_masks": ["image_head", "0.3", "quarter_tail", "0.2", "random", "0.2"],
         "decoder": "pyav",
     }
@@ -93,7 +92,7 @@ def test_the_run_meets_several_buckets(baseline):
 def test_layouts(pool, settings, baseline, tmp_path, name):
     expected, written = baseline
     layout: Layout = LAYOUTS[name]
-    run = small_run("", **{**settings, "num_layers": 2, "save": tmp_path, "micro_batch_size": 1, **layout.flags})
+    run = small_run("", **{**settings, "save": tmp_path, "micro_batch_size": 1, **layout.flags})
     result = pool.run(train, layout.ranks, run)[0]
     assert consumed(rows(tmp_path)) == consumed(written)
     assert result.losses == pytest.approx(expected.losses, rel=1e-5)

@@ -152,11 +152,6 @@ def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: Trained
         f"{'' if trained == own else f', {trained:,} of them trained'}; layers: "
         f"{choose_backend(config.precision, World.from_environment())}"
     )
-    short = f", {data.plan.left_out:,} too short and left out" if data.plan.left_out else ""
-    logger.say(f"{len(data.plan):,} training clips{short}")
-    if data.valid_plan is not None:
-        left_out = f", {data.valid_plan.left_out:,} too short and left out" if data.valid_plan.left_out else ""
-        logger.say(
-            f"evaluations of {data.evaluation_samples:,} samples from {len(data.valid_plan):,} held-out clips"
-            f"{left_out}"
-        )
+    if groups.rank == 0:  # the others need not go through the epoch
+        for line in data.description():
+            logger.say(line)

@@ -12,6 +12,7 @@ from vidtron.data.decode import ClipDecoder
 from vidtron.data.index import ShardIndex
 from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
+from vidtron.data.plan_report import report_warnings
 from vidtron.diffusion.schedule import Schedule
 from vidtron.encoders.factory import encoder_dtype, text_encoder, video_autoencoder
 from vidtron.inference.objective import rank_groups_of, timesteps_of
@@ -86,6 +87,20 @@ class DataRoom:
     def key_of(self, position: int) -> str:
         """Key of the training sample at a position."""
         return self.plan.sample(position).key
+
+    def description(self) -> Iterator[str]:
+        """What there is to train on, and what of it should be known, in lines. Goes through a whole epoch."""
+        report = self.plan.epoch_report()
+        batches = ""
+        if self.plan.buckets[0].batch_size is not None:
+            met = sum(one.batches > 0 for one in report.buckets)
+            batches = f" in {report.batches:,} global batches of {met} buckets; {report.left_over:,} left over"
+        yield f"{report.used:,} training clips an epoch{batches}"
+        yield from (f"warning: {warning}" for warning in report_warnings(report, bool(batches)))
+        if self.valid_plan is not None:
+            held_out = self.valid_plan.epoch_report()
+            yield f"evaluations of {self.evaluation_samples:,} samples from {held_out.used:,} held-out clips"
+            yield from (f"warning: --valid-data-path: {warning}" for warning in report_warnings(held_out, False))
 
     def training_batches(self, consumed: int, steps: int, bad_rows: Collection[int]) -> "TrainingBatches":
         """Batches of the next `steps` steps of the run from the one on that starts at `consumed`.
