@@ -41,7 +41,9 @@ class ShardIndex(Sequence[Sample]):
         """Names of the score columns there are, in any of the folders."""
         self._files = list(files)
         self._cache = cache
-        self._readers: list[ShardFolder] = [shard_folder(folder, cache) for folder in folders]
+        self._readers: list[ShardFolder] = [
+            shard_folder(folder, file.header["digest"], cache) for folder, file in zip(folders, files, strict=True)
+        ]
         self._first_rows = np.cumsum([0, *self.folder_sizes])
         # The record batches of all files, in order: file, number in it, first row.
         self._batch_places = [(file, number) for file in files for number in range(file.batches)]

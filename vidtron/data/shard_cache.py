@@ -45,26 +45,27 @@ class ShardCache:
         return cls(data.data_cache_path or default_path(), int(data.data_cache_gib * GIB))
 
     @contextmanager
-    def opened(self, url: str, size: int) -> Iterator[BinaryIO]:
+    def opened(self, url: str, size: int, state: str) -> Iterator[BinaryIO]:
         """The copy of a remote file, opened; copied now if there is none. It is not removed while it is open.
 
         Args:
             url: of the file.
             size: its bytes, as the index says.
+            state: of the remote file; another state is another copy.
 
         Raises:
             MissingFileError, OtherSizeError: the remote file is gone, or has another size.
             OSError: it cannot be read, or the cache not be written, now.
             ShardError: it is larger than the cache, or the package for such URLs is missing.
         """
-        file = self.acquire(url, size)
+        file = self.acquire(url, size, state)
         try:
             yield file
         finally:
             file.close()
 
-    def acquire(self, url: str, size: int, state: str = "") -> BinaryIO:
-        """As `opened`, for as long as the caller keeps the file open. `state`: another state is another copy."""
+    def acquire(self, url: str, size: int, state: str) -> BinaryIO:
+        """As `opened`, for as long as the caller keeps the file open."""
         target = self.path / f"{hashlib.blake2b(f'{url} {state}'.encode(), digest_size=16).hexdigest()}.{size}"
         file = _open_shared(target, size)
         if file is None:
@@ -88,12 +89,14 @@ class ShardCache:
                 raise OSError(f"{url}: only {found} of {size} bytes came")
             os.fsync(file.fileno())
             part.replace(target)
+            copy = target.open("rb")
         except BaseException:
-            file.close()
             part.unlink(missing_ok=True)
             raise
-        fcntl.flock(file, fcntl.LOCK_SH)
-        return file
+        finally:
+            file.close()
+        fcntl.flock(copy, fcntl.LOCK_SH)
+        return copy
 
     def _begun(self, part: Path, size: int) -> BinaryIO:
         """An empty file that is locked, and for which there is room."""

@@ -39,10 +39,10 @@ def retried(action: Callable[[], Result], what: str) -> Result:
         raise ShardError(f"{what}: cannot be read, tried {len(PAUSES) + 1} times ({error})") from error
 
 
-def shard_folder(location: str | Path, cache: ShardCache | None) -> ShardFolder:
-    """The folder at a path or URL; `cache` None: the default cache, for URLs."""
+def shard_folder(location: str | Path, digest: str, cache: ShardCache | None) -> ShardFolder:
+    """The folder at a path or URL, whose index has that digest; `cache` None: the default cache, for URLs."""
     if remote.is_url(location):
-        return RemoteFolder(str(location).rstrip("/"), cache or ShardCache())
+        return RemoteFolder(str(location).rstrip("/"), digest, cache or ShardCache())
     return LocalFolder(Path(location))
 
 
@@ -74,6 +74,8 @@ class RemoteFolder:
     """Shards in a store that fsspec opens, copied into the node's cache one by one when they are asked for."""
 
     url: str
+    digest: str
+    """Of the index: copies of shards that were there under another index are not taken."""
     cache: ShardCache
 
     def read(self, shard: str, shard_size: int, offset: int, size: int, key: str) -> bytes:
@@ -82,7 +84,7 @@ class RemoteFolder:
 
         def attempt() -> bytes:
             try:
-                with self.cache.opened(url, shard_size) as file:
+                with self.cache.opened(url, shard_size, self.digest) as file:
                     return read_at(file.fileno(), offset, size)
             except remote.MissingFileError:
                 if remote.exists(f"{self.url}/{INDEX_NAME}"):
