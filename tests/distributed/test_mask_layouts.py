@@ -83,7 +83,9 @@ def one_rank(pool, shards, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("network", "layout", "flags"), CASES, ids=[f"{network}-{layout}".replace(" ", "-") for network, layout, _ in CASES]
+    ("network", "layout", "flags"),
+    CASES,
+    ids=[f"{network}-{layout}".replace(" ", "-") for network, layout, _ in CASES],
 )
 def test_parity(pool, shards, tmp_path, one_rank, network, layout, flags):
     expected, masks, final = one_rank(network)

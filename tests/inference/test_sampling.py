@@ -128,7 +128,7 @@ class Recorder:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, noisy, timestep, text, image=None):
+    def __call__(self, noisy, timestep, text, image=None, frame_mask=None):
         self.batches.append((len(noisy), None if image is None else len(image)))
         return text.mean((1, 2)).view(-1, 1, 1, 1, 1).expand(noisy.shape).clone()
 
