@@ -5,6 +5,7 @@ import torch
 
 from tests.training.small import small_run
 from vidtron.config.world import World
+from vidtron.inference.denoiser import Denoiser
 from vidtron.models.build import build_chunks
 from vidtron.models.cogvideox.config import TEXT, VIDEO
 from vidtron.models.cogvideox.embeddings import unpatchify
@@ -97,3 +98,11 @@ def test_one_row_of_times_for_each_frame_gives_the_same(network):
     hidden = network.decoder(hidden, Conditioning(torch.stack(rows), segments, split.tokens, rotary))
     expected = unpatchify(network.final(hidden, own[None])[6:], (3, 16, 4, 6), 1, 2)
     torch.testing.assert_close(run(network, MASK), expected, **CLOSE)
+
+
+def test_sampling_asks_the_same_of_the_network(network):
+    given, times = inputs(), torch.tensor([700.0, 700.0])
+    mask = torch.tensor([False, True, True])
+    denoiser = Denoiser([network], network.groups, sequence_length=24, kept_timestep=20.0)
+    output = denoiser(given["noisy_BTCHW"], 700, given["text_BLE"], given["image_latents"], mask.view(1, 3, 1, 1, 1))
+    assert torch.equal(output, run(network, [mask.tolist()] * 2, timesteps_B=times))
