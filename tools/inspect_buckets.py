@@ -76,7 +76,8 @@ def plan_of(config: RunConfig) -> Plan:
     """
     paths, weights = split_weights(config.data.data_path)
     fit = training.clip_fit(family_of(config.model), config)
-    return Plan.from_config(ShardIndex.open(paths, ShardCache.from_config(config.data)), config.data, config.training.seed, fit, weights=weights)
+    index = ShardIndex.open(paths, ShardCache.from_config(config.data))
+    return Plan.from_config(index, config.data, config.training.seed, fit, weights=weights)
 
 
 def table(lines: Sequence[BucketStatistics], each: Sequence[BucketStatistics]) -> list[str]:
