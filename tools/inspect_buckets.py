@@ -28,6 +28,7 @@ from vidtron.data.buckets_statistics import BucketStatistics, merged, spread, st
 from vidtron.data.checks_numbers import check_numbers
 from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
+from vidtron.data.shard_cache import ShardCache
 from vidtron.models.registry import family_of, preset, preset_names
 
 
@@ -75,7 +76,8 @@ def plan_of(config: RunConfig) -> Plan:
     """
     paths, weights = split_weights(config.data.data_path)
     fit = training.clip_fit(family_of(config.model), config)
-    return Plan.from_config(ShardIndex.open(paths), config.data, config.training.seed, fit, weights=weights)
+    index = ShardIndex.open(paths, ShardCache.from_config(config.data))
+    return Plan.from_config(index, config.data, config.training.seed, fit, weights=weights)
 
 
 def table(lines: Sequence[BucketStatistics], each: Sequence[BucketStatistics]) -> list[str]:

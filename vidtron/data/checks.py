@@ -17,6 +17,7 @@ from vidtron.data.decode import DALI_PACKAGE
 from vidtron.data.fit import ClipFit
 from vidtron.data.index import ShardError, ShardIndex
 from vidtron.data.plan import Plan
+from vidtron.data.shard_cache import ShardCache
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ def check(config: RunConfig, world: World, fit: ClipFit) -> list[str]:
         errors.append(f"--data-path: {error}")
         flags = []
     flags.append(_Folders("--valid-data-path", config.data.valid_data_path, None, sequential=True))
+    cache = ShardCache.from_config(config.data)
     for folders in flags:
-        index = _open(folders, errors)
+        index = _open(folders, cache, errors)
         if index is None:
             continue
         if numbers_are_good and (folders.sequential or not bucket_errors):
@@ -58,16 +60,18 @@ def check(config: RunConfig, world: World, fit: ClipFit) -> list[str]:
     return errors
 
 
-def _open(folders: _Folders, errors: list[str]) -> ShardIndex | None:
+def _open(folders: _Folders, cache: ShardCache, errors: list[str]) -> ShardIndex | None:
     """The index of all folders; None where there are none or one is unusable, which is added to the errors."""
     readable = 0
     for path in folders.paths:
         try:
-            ShardIndex.open([path])
+            ShardIndex.open([path], cache)
             readable += 1
         except ShardError as error:
             errors.append(f"{folders.flag} {error}")
-    return ShardIndex.open(folders.paths) if folders.paths and readable == len(folders.paths) else None
+    if not folders.paths or readable < len(folders.paths):
+        return None
+    return ShardIndex.open(folders.paths, cache, check_shards=False)
 
 
 def _check_buckets(config: RunConfig, world: World, fit: ClipFit) -> Iterator[str]:
@@ -124,7 +128,11 @@ def _check_plan(config: RunConfig, fit: ClipFit, folders: _Folders, index: Shard
 
 def _check_codecs(world: World, flag: str, index: ShardIndex) -> Iterator[str]:
     device = torch.device("cuda" if world.has_cuda else "cpu")
-    unreadable = Counter(s.clip.codec for s in index if not dali.readable(s.clip, device))
+    unreadable: Counter[str] = Counter()
+    for row, count in index.kinds():
+        clip = index[row].clip
+        if not dali.readable(clip, device):
+            unreadable[clip.codec] += count
     if unreadable:
         codecs = ", ".join(f"{codec} ({count} clips)" for codec, count in sorted(unreadable.items()))
         accepted = ", ".join(sorted(dali.GPU_CODECS if world.has_cuda else dali.CPU_CODECS))

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vidtron.data.index import ClipFacts
+from vidtron.data.index import ClipFacts, ShardIndex
 
 ShortClip = Literal["skip", "pad", "loop"]
 TOLERANCE_SECONDS = 1e-3
@@ -29,12 +29,12 @@ def available_frames(clip: ClipFacts, fps: float | None, frame_interval: int = 1
 
 
 def available_frames_of(
-    frames: NDArray[np.int64], duration: NDArray[np.float64], fps: float | None, frame_interval: int = 1
+    index: ShardIndex, rows: NDArray[np.int64], fps: float | None, frame_interval: int = 1
 ) -> NDArray[np.int64]:
-    """`available_frames` of many clips."""
+    """`available_frames` of many clips of an index."""
     if fps is None:
-        return (frames - 1) // frame_interval + 1
-    return ((duration.astype(np.float64) + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
+        return (index.take("frames", rows).astype(np.int64) - 1) // frame_interval + 1
+    return ((index.take("duration", rows).astype(np.float64) + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
 
 
 def frame_numbers(
