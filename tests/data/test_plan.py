@@ -161,7 +161,7 @@ def test_far_positions_are_arithmetic_where_epochs_are_equal(tmp_path: Path) -> 
     far = 10**9 * length
     plan.slot(far)
     before = index.taken
-    assert plan.slot(far + length - 1).epoch == 10**9 and index.taken - before <= 4 * 500
+    assert plan.slot(far + length - 1).epoch == 10**9 and index.taken - before <= 3 * 500
     assert sorted(plan.rows(far, length)) != sorted(plan.rows(0, length)), "another left over"
     assert plan.slot(far).epoch == 10**9 and plan.slot(far - 1).epoch == 10**9 - 1
 

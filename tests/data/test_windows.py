@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from tests.data.array_index import ArrayIndex
 from vidtron.data.index import ClipFacts
 from vidtron.data.windows import available_frames, available_frames_of, frame_numbers
 
@@ -78,8 +77,8 @@ def test_short_clips_at_an_interval() -> None:
 
 @pytest.mark.parametrize(("fps", "interval"), [(None, 1), (None, 3), (8.0, 1), (30000 / 1001, 1), (0.3, 1)])
 def test_frames_of_many_clips(fps: float | None, interval: int) -> None:
-    for rate in (10.0, 23.976, 29.97003):
-        index = ArrayIndex(range(1, 60), fps=rate)
-        expected = [available_frames(sample.clip, fps, interval) for sample in index]
-        found = available_frames_of(index, np.arange(59), fps, interval)  # type: ignore[arg-type]
-        assert found.tolist() == expected
+    clips = [clip(frames, rate) for frames in range(1, 60) for rate in (10.0, 23.976, 29.97003)]
+    frames = np.array([one.frames for one in clips], np.int32)
+    duration = np.array([one.duration for one in clips])
+    expected = [available_frames(one, fps, interval) for one in clips]
+    assert available_frames_of(frames, duration, fps, interval).tolist() == expected

@@ -79,9 +79,10 @@ def spread(parts: Sequence[BucketStatistics]) -> tuple[float, float]:
 
 def _add_losses(one: BucketStatistics, plan: Plan, data: DataConfig, rows: NDArray[np.int64]) -> None:
     size = one.buckets[0].size
-    height, width = (plan.index.take(name, rows).astype(np.int64) for name in ("height", "width"))
+    height, width, frames = (plan.index.take(name, rows).astype(np.int64) for name in ("height", "width", "frames"))
     # Clips are resized until they cover the size, then cropped.
     scale = np.maximum(size.height / height, size.width / width)
     one.cut += float((1 - size.height * size.width / (height * width * scale**2)).sum())
-    available = available_frames_of(plan.index, rows, data.fps, data.frame_interval)
+    duration = frames if data.fps is None else plan.index.take("duration", rows)
+    available = available_frames_of(frames, duration, data.fps, data.frame_interval)
     one.padded += float((np.maximum(0, size.num_frames - available) / size.num_frames).sum())

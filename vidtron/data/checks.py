@@ -48,9 +48,8 @@ def check(config: RunConfig, world: World, fit: ClipFit) -> list[str]:
         errors.append(f"--data-path: {error}")
         flags = []
     flags.append(_Folders("--valid-data-path", config.data.valid_data_path, None, sequential=True))
-    cache = ShardCache.from_config(config.data)
     for folders in flags:
-        index = _open(folders, cache, errors)
+        index = _open(config, folders, errors)
         if index is None:
             continue
         if numbers_are_good and (folders.sequential or not bucket_errors):
@@ -60,8 +59,9 @@ def check(config: RunConfig, world: World, fit: ClipFit) -> list[str]:
     return errors
 
 
-def _open(folders: _Folders, cache: ShardCache, errors: list[str]) -> ShardIndex | None:
+def _open(config: RunConfig, folders: _Folders, errors: list[str]) -> ShardIndex | None:
     """The index of all folders; None where there are none or one is unusable, which is added to the errors."""
+    cache = ShardCache.from_config(config.data)
     readable = 0
     for path in folders.paths:
         try:

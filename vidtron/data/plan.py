@@ -274,12 +274,12 @@ class Plan:
     def _assign(self, rows: Ints, visits: Ints) -> Ints:
         if self._schedule.keeps_all:
             return np.zeros(len(rows), np.int64)
-        available = available_frames_of(self.index, rows, self._data.fps, self._interval)
+        frames = self.index.take("frames", rows).astype(np.int64)
+        duration = frames if self._data.fps is None else self.index.take("duration", rows)
+        available = available_frames_of(frames, duration, self._data.fps, self._interval)
         if not self._bucketed:
             return np.where(available >= self.buckets[0].size.num_frames, 0, int(Dropped.TOO_SHORT))
-        frames, height, width = (
-            self.index.take(name, rows).astype(np.int64) for name in ("frames", "height", "width")
-        )
+        height, width = (self.index.take(name, rows).astype(np.int64) for name in ("height", "width"))
         return self._rule.assign(Clips(rows, visits, frames, available, height, width))
 
     def _where(self, sample: PlannedSample) -> float:

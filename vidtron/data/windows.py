@@ -1,12 +1,12 @@
 """Which frames of a clip a sample shows: arithmetic on time stamps, the same for every decoder."""
 
 import bisect
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidtron.data.index import ClipFacts, ShardIndex
+from vidtron.data.index import ClipFacts
 
 ShortClip = Literal["skip", "pad", "loop"]
 TOLERANCE_SECONDS = 1e-3
@@ -29,12 +29,12 @@ def available_frames(clip: ClipFacts, fps: float | None, frame_interval: int = 1
 
 
 def available_frames_of(
-    index: ShardIndex, rows: NDArray[np.int64], fps: float | None, frame_interval: int = 1
+    frames: NDArray[np.int64], duration: NDArray[Any], fps: float | None, frame_interval: int = 1
 ) -> NDArray[np.int64]:
-    """`available_frames` of many clips of an index."""
+    """`available_frames` of many clips."""
     if fps is None:
-        return (index.take("frames", rows).astype(np.int64) - 1) // frame_interval + 1
-    return ((index.take("duration", rows).astype(np.float64) + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
+        return (frames - 1) // frame_interval + 1
+    return ((duration.astype(np.float64) + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
 
 
 def frame_numbers(
