@@ -179,6 +179,7 @@ def test_many_clips_may_be_held(plan: SmallPlan, monkeypatch: pytest.MonkeyPatch
 
 
 def test_closing(index: ShardIndex, tmp_path: Path) -> None:
+    gc.collect()  # what earlier tests have left
     files, shared = len(os.listdir("/proc/self/fd")), os.listdir("/dev/shm")
     plan = odd_plan(index, tmp_path / "note", dict.fromkeys(range(5), "hang"))
     loader = ClipLoader(plan, PYAV, itertools.count(), 2, 4)
