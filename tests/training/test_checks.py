@@ -36,4 +36,6 @@ def test_groups_of_ranks_that_do_not_divide_a_batch(shards, tmp_path):
 def test_shift_by_size_needs_lengths_it_knows(shards, tmp_path):
     flow = {"schedule": "flow", "parameterization": "flow", "num_frames": 17}
     found = errors(shards, tmp_path, timestep_shift_by_size=True, **flow)
-    assert [e.split(":")[1].strip() for e in found] == ["9 frames at 32x48", "5 frames at 32x48"]
+    assert [e.split(";")[0] for e in found] == [
+        f"--timestep-shift-by-size: {frames} frames at 32x48" for frames in (9, 5)
+    ]
