@@ -4,8 +4,9 @@ Shapes: B batch, C channels, T frames (pixel or latent), H height, W width, L te
 Pixels are float32 in [-1, 1]. Latents are unscaled: callers multiply them by `encoders.scale_factor`.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,6 +53,10 @@ class VideoAutoencoder(Protocol):
         """Video [3, T, H, W] of unscaled latents, about [-1, 1] and not clamped, float32."""
         ...
 
+    def in_use(self) -> AbstractContextManager[Any]:
+        """Keeps offloaded weights on the device while it is open; every call opens it for itself."""
+        ...
+
     def fingerprint(self) -> str:
         """Names the function this encoder computes; latents of equal fingerprints are interchangeable."""
         ...
@@ -65,6 +70,10 @@ class TextEncoder(Protocol):
 
     def encode(self, captions: list[str]) -> Tensor:
         """Embeddings [B, L, E], fp32."""
+        ...
+
+    def in_use(self) -> AbstractContextManager[Any]:
+        """Keeps offloaded weights on the device while it is open; every call opens it for itself."""
         ...
 
     def fingerprint(self) -> str:
