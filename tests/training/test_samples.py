@@ -41,17 +41,19 @@ class LengthAndOne(LengthText):
 
 def clip(position=7, caption="four"):
     frames = torch.randint(0, 256, (FRAMES, 3, 16, 24), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    return SimpleNamespace(position=position, key="a", caption=caption, frames_TCHW=frames)
+    return SimpleNamespace(position=position, key="a", caption=caption, size=None, frames_TCHW=frames)
 
 
 def maker(image=False, latents=LATENTS, **flags):
     defaults = {"text_dropout": 0.0, "image_dropout": 0.0, "scale_factor": 0.5}
     shape = SampleShape(latents, (3, 5), image)
-    return SampleMaker(small_run(**{**defaults, **flags}), shape, CountingAutoencoder(), LengthText(), CPU, seed=3)
+    return SampleMaker(
+        small_run(**{**defaults, **flags}), lambda size: shape, CountingAutoencoder(), LengthText(), CPU, seed=3
+    )
 
 
 def made(sample_maker, sample=None):
-    return sample_maker.shape.unpack(sample_maker.make(sample or clip()))
+    return sample_maker.shape_of(None).unpack(sample_maker.make(sample or clip()))
 
 
 def test_pixels_become_minus_one_to_one():

@@ -14,13 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vidtron.data.errors import DamagedSampleError, ShardError
+
 INDEX_NAME = "index.jsonl"
 FORMAT, VERSION = "vidtron-shards", 1
 BUILD_COMMAND = "python tools/build_shards.py --input CLIPS --output SHARDS"
-
-
-class ShardError(ValueError):
-    """A folder of shards that cannot be used; the message names the folder and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +79,38 @@ class Sample:
     clip: ClipFacts
     caption_characters: int
 
+    @property
+    def media(self) -> str:
+        """Extension of the video."""
+        return "mp4"
+
     def read(self, extension: str) -> bytes:
         """The bytes of one member.
 
         Raises:
-            ShardError: the shard is gone or shorter than the index says.
+            DamagedSampleError: there is no such member, or the shard is shorter than the index says, or gone.
+            ShardError: the shard cannot be read.
         """
+        if extension not in self.members:
+            raise DamagedSampleError(str(self.shard), self.key, f"it has no .{extension}")
         offset, size = self.members[extension]
         try:
             with self.shard.open("rb") as file:
                 content = os.pread(file.fileno(), size, offset)
+        except FileNotFoundError as error:
+            raise DamagedSampleError(str(self.shard), self.key, "its shard is gone") from error
         except OSError as error:
             raise ShardError(f"{self.shard}: cannot be read for sample {self.key} ({error})") from error
         if len(content) != size:
-            raise ShardError(f"{self.shard}: ends inside sample {self.key}; the file is shorter than its index says")
+            raise DamagedSampleError(str(self.shard), self.key, "its shard is shorter than the index says")
         return content
 
     def caption(self) -> str:
         """The caption."""
-        return self.read("txt").decode("utf-8").strip()
+        try:
+            return self.read("txt").decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise DamagedSampleError(str(self.shard), self.key, f"its caption is no UTF-8 ({error})") from error
 
 
 def sample_line(shard: str, sample: Sample) -> str:

@@ -132,5 +132,5 @@ def _levels(config: SamplerConfig, run: RunConfig, steps: int) -> list[Level]:
         steps,
         spacing=config.timestep_spacing,
         table=config.sampler_table,
-        shift=timestep_shift_of(run),
+        shift=timestep_shift_of(run, run.data.size),
     )

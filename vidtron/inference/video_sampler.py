@@ -16,7 +16,7 @@ from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.denoiser import Denoiser, with_guidance
 from vidtron.inference.image import condition_latents, read_image
-from vidtron.inference.objective import image_latent_scale
+from vidtron.inference.objective import image_latent_scale, schedule_of
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.sampling import guidance_of, guided_channels, sample_latents
 from vidtron.inference.video_io import to_uint8
@@ -67,6 +67,7 @@ class VideoSampler:
             groups,
             sequence_length=family.sequence_length(run),
             predicts_variance=run.objective.predicted_variance != "none",
+            kept_timestep=schedule_of(run.objective).clean_timestep,
         )
         self.latent_shape = family.latent_shape(run)
         self.image_conditioned = family.image_conditioned(run.network)

@@ -6,13 +6,16 @@ from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
 from vidtron.inference.prompts import VALIDATION_FLAGS, check_prompts
 from vidtron.inference.sampling import SamplerConfig, check_sampler
 from vidtron.models import registry
+from vidtron.parallel import virtual_pipeline_size
 from vidtron.training import folder
+from vidtron.training.batch_size import replicas
+from vidtron.training.positions import Share
 from vidtron.training.resume import data_errors, find_checkpoint
+from vidtron.training.sources import training_plan
 from vidtron.training.starting_weights import find_weights, folder_errors, weights_errors
 from vidtron.training.validation_samples import prompts_of
 
@@ -22,7 +25,13 @@ def check(config: RunConfig, world: World) -> list[str]:
 
     Encoders are compared with a checkpoint's when the run has opened them.
     """
-    errors = [*_check_variance(config), *_check_prompts(config), *_adapter_errors(config)]
+    plan = training_plan(config, registry.family_of(config.model))
+    errors = [
+        *_check_variance(config),
+        *_check_prompts(config),
+        *_adapter_errors(config),
+        *_check_batches(config, world, plan),
+    ]
     weights = find_weights(config.checkpoint)
     if weights is not None:
         return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
@@ -35,8 +44,35 @@ def check(config: RunConfig, world: World) -> list[str]:
         errors += base_errors(latest, lora_base)
     if latest is None or errors:
         return errors
-    plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, config.training.seed)
     return data_errors(latest, {"--data-path": plan.fingerprint()})
+
+
+def _check_batches(config: RunConfig, world: World, plan: Plan) -> Iterator[str]:
+    """Batches of buckets that the run's replicas and pipeline cannot share."""
+    objective = config.objective
+    share = Share(
+        micro_batch_size=config.training.micro_batch_size,
+        replica=0,
+        replicas=replicas(config, world.size),
+        rank=0,
+        ranks=1,
+        count_multiple=config.parallel.pipeline_model_parallel_size if virtual_pipeline_size(config) else 1,
+    )
+    for bucket in plan.buckets:
+        if bucket.batch_size is None:
+            continue
+        try:
+            share.micro_batch_of(bucket.batch_size)
+        except ValueError as error:
+            yield f"--bucket-config: bucket {bucket.name}: {error}"
+        if objective.timestep_ranks is not None and bucket.batch_size % objective.timestep_ranks:
+            yield (
+                f"--timestep-ranks {objective.timestep_ranks}: does not divide the batch of {bucket.batch_size} of "
+                f"bucket {bucket.name}; accepted: a number that does"
+            )
+        frames = bucket.size.num_frames
+        if objective.timestep_shift_by_size and 1 < frames < 17:
+            yield f"--timestep-shift-by-size: bucket {bucket.name}; accepted: 1 frame or at least 17"
 
 
 def _adapter_errors(config: RunConfig) -> list[str]:

@@ -8,13 +8,15 @@ F pixel frames; a clip's pixels are frames_FCHW (uint8).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
+from vidtron.data.loader import Clip
 from vidtron.diffusion.conditioning import noisy_image
 from vidtron.diffusion.loss import add_offset
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
@@ -24,18 +26,9 @@ from vidtron.inference.video_io import pixels_CFHW
 from vidtron.parallel.randomness import sample_generator
 
 
-class Clip(Protocol):
-    """What the loader yields."""
-
-    position: int
-    key: str
-    caption: str
-    frames_TCHW: Tensor
-
-
 @dataclass(frozen=True)
 class SampleShape:
-    """Shapes of a sample's tensors; the same for all samples of a run."""
+    """Shapes of a sample's tensors; the same for all samples of a step."""
 
     latents_TCHW: tuple[int, int, int, int]
     text_LE: tuple[int, int]
@@ -86,7 +79,7 @@ class SampleMaker:
     def __init__(
         self,
         config: RunConfig,
-        shape: SampleShape,
+        shape_of: Callable[[ClipSize], SampleShape],
         autoencoder: VideoAutoencoder,
         text_encoder: TextEncoder,
         device: torch.device,
@@ -97,14 +90,14 @@ class SampleMaker:
         """
         Args:
             config: the run.
-            shape: what the model expects.
+            shape_of: what the model expects of clips of a size.
             autoencoder: encodes video; its latents are multiplied by the configured scale factor.
             text_encoder: encodes captions.
             device: where the tensors are made.
             seed: seed of every draw.
             dropout: drop text and image conditions with the configured probabilities; off for evaluation.
         """
-        self.shape = shape
+        self.shape_of = shape_of
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.device = device
@@ -122,26 +115,28 @@ class SampleMaker:
         Raises:
             ValueError: the clip, named by its key, does not give the shapes that the model expects.
         """
-        flat = torch.empty(self.shape.numel(), device=self.device)
-        out = self.shape.unpack(flat)
+        assert clip.frames_TCHW is not None
+        shape = self.shape_of(clip.size)
+        flat = torch.empty(shape.numel(), device=self.device)
+        out = shape.unpack(flat)
         position = clip.position
-        video_CFHW = pixels_CFHW(clip.frames_TCHW.to(self.device))
+        video_CFHW = pixels_CFHW(clip.frames_TCHW.to(self.device, non_blocking=True))
         posterior = sample_generator(self.seed, position, "posterior")
         latents_TCHW = scaled_latents(self.autoencoder, video_CFHW, posterior, self.scale)
         try:
-            out["latents"].copy_(pad_latent_frames(latents_TCHW, self.shape.latents_TCHW[0]))
+            out["latents"].copy_(pad_latent_frames(latents_TCHW, shape.latents_TCHW[0]))
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"sample {clip.key}: latents {tuple(latents_TCHW.shape)} of {tuple(clip.frames_TCHW.shape)} pixels do "
-                f"not fill the model's {self.shape.latents_TCHW}"
+                f"not fill the model's {shape.latents_TCHW}"
             ) from error
-        out["noise"].copy_(self._noise(position))
+        out["noise"].copy_(self._noise(shape.latents_TCHW, position))
         dropped = bernoulli(self.text_dropout, self.seed, position, "caption_dropout")
         if dropped and self.objective.null_text == "zeros":
             out["text"].zero_()
         else:
             out["text"].copy_(self.text_encoder.encode(["" if dropped else clip.caption])[0])
-        if self.shape.image_conditioned:
+        if shape.image_conditioned:
             out["image_latents"].zero_()
             if not bernoulli(self.image_dropout, self.seed, position, "image_dropout"):
                 condition_TCHW = condition_latents(
@@ -149,14 +144,14 @@ class SampleMaker:
                     self._image(video_CFHW, position),
                     posterior,
                     self.image_scale,
-                    self.shape.latents_TCHW[0],
+                    shape.latents_TCHW[0],
                     all_frames=self.objective.image_latent_frames == "all",
                 )
                 out["image_latents"].copy_(condition_TCHW)
         return flat
 
-    def _noise(self, position: int) -> Tensor:
-        noise = torch.randn(self.shape.latents_TCHW, generator=sample_generator(self.seed, position, "noise"))
+    def _noise(self, shape: tuple[int, ...], position: int) -> Tensor:
+        noise = torch.randn(shape, generator=sample_generator(self.seed, position, "noise"))
         if self.objective.offset_noise == 0:
             return noise
         offset = torch.randn((), generator=sample_generator(self.seed, position, "offset_noise"))
