@@ -74,6 +74,19 @@ def test_offloaded_weights_are_on_the_device_only_while_in_use() -> None:
     assert layer.weight.data_ptr() == home
 
 
+def test_held_weights_are_brought_by_their_first_use_and_stay() -> None:
+    layer = torch.nn.Linear(2, 2)
+    home = layer.weight.data_ptr()
+    network = OffloadedToClones(layer)
+    with network.held():
+        assert layer.weight.data_ptr() == home and network.copies == 0
+        for _ in range(3):
+            with network.in_use():
+                assert network.copies == 2
+        assert layer.weight.data_ptr() != home
+    assert layer.weight.data_ptr() == home
+
+
 @pytest.mark.slow
 def test_compiled_encoders_give_the_same_up_to_rounding(tiny_vae: Path, tiny_t5: Path) -> None:
     video_CTHW = noise_video(5, 16, 16)

@@ -90,7 +90,8 @@ class EncoderConfig:
     """Global batches that are encoded while the model trains on another; 0: encode between the steps."""
     encoder_offload: bool = False
     """The weights of --vae-path and --text-encoder-path wait in the CPU's memory, pinned, and are copied to the GPU
-    for each use. The built-in encoders have none, and without a GPU there is nothing to do."""
+    for each batch; with --encode-ahead 0 never beside the training step. The built-in encoders have none, and without
+    a GPU there is nothing to do."""
     vae_tiling: bool = False
     """Autoencoder of --vae-path: encode and decode large frames in overlapping tiles. Less memory, slightly different
     latents. The built-in one has no tiles and goes on as it is."""

@@ -6,7 +6,7 @@ Pixels are float32 in [-1, 1]. Latents are unscaled: callers multiply them by `e
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ class Posterior:
 
     mean_CTHW: Tensor
     logvar_CTHW: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Posterior":
+        """The same on a device."""
+        logvar = self.logvar_CTHW
+        return Posterior(self.mean_CTHW.to(device), None if logvar is None else logvar.to(device))
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw [C, T, H, W], fp32 on the mean's device.
@@ -53,8 +58,8 @@ class VideoAutoencoder(Protocol):
         """Video [3, T, H, W] of unscaled latents, about [-1, 1] and not clamped, float32."""
         ...
 
-    def in_use(self) -> AbstractContextManager[Any]:
-        """Keeps offloaded weights on the device while it is open; every call opens it for itself."""
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps offloaded weights on the device while it is open, once a call has brought them there."""
         ...
 
     def fingerprint(self) -> str:
@@ -72,8 +77,8 @@ class TextEncoder(Protocol):
         """Embeddings [B, L, E], fp32."""
         ...
 
-    def in_use(self) -> AbstractContextManager[Any]:
-        """Keeps offloaded weights on the device while it is open; every call opens it for itself."""
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps offloaded weights on the device while it is open, once a call has brought them there."""
         ...
 
     def fingerprint(self) -> str:

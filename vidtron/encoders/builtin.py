@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,7 +129,7 @@ class SpaceTimeTransform:
             parts.append(self._analyse(video_CTHW[:, 1:], _FRAMES, self._analysis[1]))
         return Posterior(torch.cat(parts, dim=1))
 
-    def in_use(self) -> AbstractContextManager[Any]:
+    def held(self) -> AbstractContextManager[None]:
         """Nothing to do: the matrices are small and stay on the device."""
         return nullcontext()
 
@@ -201,7 +200,7 @@ class HashedTokens:
         mixed_BLE = (tokens_BLE + self._PLACE_WEIGHT * self._places_LE) / math.sqrt(1 + self._PLACE_WEIGHT**2)
         return mixed_BLE.to(self.device)
 
-    def in_use(self) -> AbstractContextManager[Any]:
+    def held(self) -> AbstractContextManager[None]:
         """Nothing to do: there are no weights."""
         return nullcontext()
 

@@ -5,7 +5,6 @@ Shapes: C channels, T frames, H height, W width.
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,9 +91,9 @@ class DiffusersVideoAutoencoder:
             moments = model.encode(video_CTHW[None].to(self.device, self.dtype)).latent_dist
         return Posterior(moments.mean[0].float(), moments.logvar[0].float())
 
-    def in_use(self) -> AbstractContextManager[Any]:
+    def held(self) -> AbstractContextManager[None]:
         """Keeps offloaded weights on the device while it is open: one copy for many clips."""
-        return self._network.in_use()
+        return self._network.held()
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:

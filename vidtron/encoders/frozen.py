@@ -37,7 +37,8 @@ class FrozenNetwork(Generic[Network]):
         """
         self._network = network.eval().requires_grad_(False)
         self._device = device
-        self._users = 0
+        self._users = self._holders = 0
+        self._is_here = False  # where there are offloaded weights: on the device
         self._lock = threading.Lock()
         self._offloaded: list[tuple[Tensor, Tensor]] = []  # each tensor of the network, and what it holds while unused
         if offload and device.type != "cpu":
@@ -72,12 +73,25 @@ class FrozenNetwork(Generic[Network]):
         finally:
             self._leave()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While this is open, weights that a use has brought to the device stay there: one copy for many uses."""
+        with self._lock:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                self._put_away_if_idle()
+
     def _enter(self) -> None:
         with self._lock:
             self._users += 1
-            if self._users == 1 and self._offloaded:
+            if self._offloaded and not self._is_here:
                 for tensor, waiting in self._offloaded:
                     tensor.data = self._on_device(waiting)
+                self._is_here = True
                 self._settle()
 
     def _on_device(self, waiting: Tensor) -> Tensor:
@@ -88,14 +102,18 @@ class FrozenNetwork(Generic[Network]):
             self._users -= 1
             if self._offloaded:
                 self._settle()
-                if self._users == 0:
-                    self._put_away()
+                self._put_away_if_idle()
 
     def _settle(self) -> None:
         """Wait for this thread's stream: another thread, on another stream, may use the weights or let go of them."""
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
+    def _put_away_if_idle(self) -> None:
+        if self._users == self._holders == 0 and self._is_here:
+            self._put_away()
+
     def _put_away(self) -> None:
         for tensor, waiting in self._offloaded:
             tensor.data = waiting
+        self._is_here = False

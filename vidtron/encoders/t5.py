@@ -6,7 +6,6 @@ Shapes: B batch, L text tokens, E text width.
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,9 +105,9 @@ class T5TextEncoder:
         with self._network.in_use() as model:
             return model(input_ids=tokens_BL.to(self.device)).last_hidden_state.float()
 
-    def in_use(self) -> AbstractContextManager[Any]:
+    def held(self) -> AbstractContextManager[None]:
         """Keeps offloaded weights on the device while it is open: one copy for many captions."""
-        return self._network.in_use()
+        return self._network.held()
 
     def _tell_unknown_tokens(self, tokens_BL: Tensor, captions: list[str]) -> None:
         """Warn once of a caption that the tokenizer mostly does not know: a sign of the wrong tokenizer."""

@@ -24,6 +24,13 @@ class EncodedClip:
     """Image-to-video models: the first pixel frame, uint8. Its noise differs from use to use, so it is encoded each
     time."""
 
+    def to(self, device: torch.device) -> "EncodedClip":
+        """The same on a device."""
+        image = self.first_frame_CHW
+        return EncodedClip(
+            self.posterior.to(device), self.text_LE.to(device), None if image is None else image.to(device)
+        )
+
 
 def to_tensors(clip: EncodedClip, empty_LE: Tensor) -> dict[str, Tensor]:
     """What is stored of an encoded clip, on the CPU; `from_tensors` gives it back, bit by bit.

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
+from vidtron.data.latent_header import LatentCacheError
 from vidtron.data.latent_store import LatentStore
 from vidtron.data.loader import Clip
 from vidtron.data.plan import Plan, PlannedSample
@@ -66,10 +68,13 @@ class LatentCache:
             image_conditioned: first frames are kept.
 
         Raises:
-            LatentCacheError: the folder cannot be used; with every reason.
+            ConfigurationError: the folder cannot be used; with every reason.
         """
         terms = cache_terms(config, plan, dtype, autoencoder, text_encoder, image_conditioned=image_conditioned)
-        self.store = LatentStore(folder, terms, [bucket.size for bucket in plan.buckets])
+        try:
+            self.store = LatentStore(folder, terms, [bucket.size for bucket in plan.buckets])
+        except LatentCacheError as error:
+            raise ConfigurationError(error.errors) from error
         self._plan = plan
         self._empty_LE = text_encoder.encode([""])[0].float().cpu()
 
