@@ -1,5 +1,6 @@
 """The folder of cached latents: what is written is read again, torn ends are not believed, others are refused."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -12,7 +13,7 @@ import torch
 
 from vidtron.data import latent_store as store_module
 from vidtron.data.latent_header import LatentCacheError
-from vidtron.data.latent_parts import PartWriter
+from vidtron.data.latent_parts import Content, PartWriter
 from vidtron.data.latent_store import LatentStore
 from vidtron.data.latent_table import EntryTable
 
@@ -33,9 +34,13 @@ def tensors_of(row: int, size=SIZE) -> dict[str, torch.Tensor]:
     }
 
 
+def content_of(row: int, size=SIZE) -> Content:
+    return Content(f"clip/{row}", tuple(range(row, row + 9)), tensors_of(row, size))
+
+
 def put(store: LatentStore, *rows: int, size=SIZE) -> None:
     for row in rows:
-        store.put(row, f"clip/{row}", size, range(row, row + 9), tensors_of(row, size))
+        store.put(row, size, content_of(row, size))
 
 
 def got(store: LatentStore, row: int, size=SIZE) -> dict[str, torch.Tensor] | None:
@@ -90,7 +95,7 @@ def test_a_closed_part_is_a_webdataset_tar(tmp_path: Path) -> None:
 
     store = opened(tmp_path)
     long_key = "folder/" + 150 * "x"
-    store.put(0, long_key, SIZE, range(9), tensors_of(0))
+    store.put(0, SIZE, dataclasses.replace(content_of(0), key=long_key))
     put(store, 1)
     store.close()
     with tarfile.open(tmp_path / "part-000000.tar") as tar:
@@ -212,7 +217,7 @@ def test_parts_take_their_names_when_they_are_finished(tmp_path: Path) -> None:
     store = opened(tmp_path)
     for attempt in range(2):  # the first one is killed
         writer = PartWriter(tmp_path, ".shard-000007", replace=True)
-        writer.append("clip/4", 4, SIZE, b"torn", {})
+        writer.append(4, SIZE, Content("clip/4", (1,), {}))
         store._look_at = 0.0
         assert got(store, 4) is None
         if attempt:

@@ -8,12 +8,15 @@ when the part is closed.
 
 import json
 import os
+import struct
 import tarfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from vidtron.data.latent_header import FLAG, LatentCacheError
 
@@ -61,7 +64,39 @@ def _entry(line: bytes) -> Entry | None:
         return None
 
 
-def read_content(tar: Path, entry: Entry) -> bytes | None:
+@dataclass(frozen=True)
+class Content:
+    """What an entry holds, and what it is of."""
+
+    key: str
+    frames: tuple[int, ...]
+    """Numbers of the frames that the clip shows."""
+    tensors: dict[str, Tensor]
+    """On the CPU."""
+
+    def packed(self) -> bytes:
+        """As a file of safetensors."""
+        from safetensors.torch import save
+
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        return save(tensors, metadata={"key": self.key, "frames": " ".join(map(str, self.frames))})
+
+    @classmethod
+    def unpacked(cls, content: bytes) -> "Content":
+        """From what `packed` gave: 8 bytes of the header's length, the header as JSON, the tensors."""
+        from safetensors.torch import load
+
+        (length,) = struct.unpack("<Q", content[:8])
+        facts = json.loads(content[8 : 8 + length])["__metadata__"]
+        return cls(facts["key"], tuple(map(int, facts["frames"].split())), load(content))
+
+
+def read_skipped(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal that `PartWriter.skip` has written."""
+    return [line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if "skipped" in line]
+
+
+def read_content(tar: Path, entry: Entry) -> Content | None:
     """The content of an entry; None where it is not what its writer has written.
 
     Raises:
@@ -72,7 +107,7 @@ def read_content(tar: Path, entry: Entry) -> bytes | None:
         content = os.pread(descriptor, entry.length, entry.offset)
     finally:
         os.close(descriptor)
-    return content if zlib.crc32(content) == entry.crc32 and len(content) == entry.length else None
+    return Content.unpacked(content) if zlib.crc32(content) == entry.crc32 else None
 
 
 class PartWriter:
@@ -110,30 +145,41 @@ class PartWriter:
         """Bytes of the tar so far."""
         return self._ends[1]
 
-    def append(self, key: str, row: int, size: Sequence[int], content: bytes, facts: dict[str, Any]) -> Entry:
+    def append(self, row: int, size: Sequence[int], content: Content) -> Entry:
         """Add one entry.
 
         Args:
-            key: of the sample.
             row: of the sample in the index of shards.
             size: frames, height and width of the clip.
             content: of the member.
-            facts: more for the journal's line, for readers of other programs.
 
         Raises:
             LatentCacheError: it could not be written; the entries before it are whole.
         """
-        member = tarfile.TarInfo(f"{key}.{MEMBER_EXTENSION}")
-        member.size = len(content)
+        packed = content.packed()
+        member = tarfile.TarInfo(f"{content.key}.{MEMBER_EXTENSION}")
+        member.size = len(packed)
         header = member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
         frames, height, width = size
         offset = self._ends[1] + len(header)
-        entry = Entry(row, (frames, height, width), offset, len(content), zlib.crc32(content))
-        line = {"row": row, "key": key, "size": [frames, height, width], **facts}
-        line |= {"offset": offset, "bytes": entry.length, "crc32": entry.crc32}
-        self._write(1, header + content + bytes(-len(content) % _BLOCK))
-        self._write(0, json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        entry = Entry(row, (frames, height, width), offset, len(packed), zlib.crc32(packed))
+        self._write(1, header + packed + bytes(-len(packed) % _BLOCK))
+        self._write_line(
+            {
+                "row": row,
+                "key": content.key,
+                "size": [frames, height, width],
+                "frames": content.frames,
+                "offset": offset,
+                "bytes": entry.length,
+                "crc32": entry.crc32,
+            }
+        )
         return entry
+
+    def skip(self, row: int, key: str, shard: str, reason: str) -> None:
+        """Note in the journal that a sample has no entry, and why."""
+        self._write_line({"row": row, "key": key, "shard": shard, "skipped": reason})
 
     def sync(self) -> None:
         """Return when all entries are on the disk: the tar's first, then the journal's."""
@@ -157,6 +203,9 @@ class PartWriter:
         """Give a closed part its name; the journal's comes last, for it makes the part known."""
         for path, suffix in ((self.tar, TAR_SUFFIX), (self.journal, JOURNAL_SUFFIX)):
             path.replace(self.folder / f"{name}{suffix}")
+
+    def _write_line(self, line: dict[str, Any]) -> None:
+        self._write(0, json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def _write(self, number: int, content: bytes) -> None:
         """Append to one of the two files; undone where the disk has no room for all of it."""

@@ -6,10 +6,8 @@ part-000000.tar, .jsonl    a part that one rank of a training run wrote, under t
 """
 
 import itertools
-import json
 import logging
 import os
-import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +16,15 @@ from pathlib import Path
 from torch import Tensor
 
 from vidtron.data.latent_header import FLAG, LatentCacheError, claim
-from vidtron.data.latent_parts import JOURNAL_SUFFIX, TAR_SUFFIX, Entry, PartWriter, read_content, read_journal
+from vidtron.data.latent_parts import (
+    JOURNAL_SUFFIX,
+    TAR_SUFFIX,
+    Content,
+    Entry,
+    PartWriter,
+    read_content,
+    read_journal,
+)
 from vidtron.data.latent_table import EntryTable
 
 logger = logging.getLogger(__name__)
@@ -89,31 +95,33 @@ class LatentStore:
         if content is None:
             self._forget(tar, key, entry)
             return None
-        shown = {"key": key, "frames": _frames_text(frames)}
-        tensors, stored = _unpacked(content)
-        if stored != shown:
+        if (content.key, content.frames) != (key, tuple(frames)):
             raise LatentCacheError(
                 [
-                    f"{FLAG} {self.folder}: the entry of row {row} shows frames {stored.get('frames')} of sample "
-                    f"{stored.get('key')}, this run frames {shown['frames']} of {key}; accepted: another folder"
+                    f"{FLAG} {self.folder}: the entry of row {row} shows frames {_text(content.frames)} of sample "
+                    f"{content.key}, this run frames {_text(frames)} of {key}; accepted: another folder"
                 ]
             )
         with self._lock:
             self.hits += 1
-        return tensors
+        return content.tensors
 
-    def put(self, row: int, key: str, size: Size, frames: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-        """Write an entry, unless there is one; arguments as `get`'s, with tensors on the CPU.
+    def put(self, row: int, size: Size, content: Content) -> None:
+        """Write an entry, unless there is one.
+
+        Args:
+            row: of the sample in the index of shards.
+            size: frames, height and width of the clip.
+            content: of the entry.
 
         Raises:
             LatentCacheError: it cannot be written.
         """
-        content = _packed(tensors, {"key": key, "frames": _frames_text(frames)})
         with self._lock:
             if (row, size) in self._table:
                 return
             writer = self._current_writer()
-            entry = writer.append(key, row, size, content, {"frames": list(frames)})
+            entry = writer.append(row, size, content)
             number, _ = self._read_to[writer.journal.name]
             self._table.put(number, [entry])
             self.written += 1
@@ -187,19 +195,5 @@ class LatentStore:
         logger.warning("%s %s: the entry of sample %s is damaged or gone; it is encoded again", FLAG, tar, key)
 
 
-def _frames_text(frames: Sequence[int]) -> str:
+def _text(frames: Sequence[int]) -> str:
     return " ".join(map(str, frames))
-
-
-def _packed(tensors: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
-    from safetensors.torch import save
-
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=facts)
-
-
-def _unpacked(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, facts) of a file of safetensors: 8 bytes of the header's length, the header as JSON, the tensors."""
-    from safetensors.torch import load
-
-    (length,) = struct.unpack("<Q", content[:8])
-    return load(content), json.loads(content[8 : 8 + length]).get("__metadata__", {})

@@ -8,6 +8,7 @@ import torch
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.data.latent_header import LatentCacheError
+from vidtron.data.latent_parts import Content
 from vidtron.data.latent_store import LatentStore
 from vidtron.data.loader import Clip
 from vidtron.data.plan import Plan, PlannedSample
@@ -89,12 +90,16 @@ class LatentCache:
         return None if tensors is None else from_tensors(tensors, self._empty_LE)
 
     def record(self, clip: Clip, encoded: EncodedClip) -> None:
-        """Write what was encoded of a clip.
+        """Write what was encoded of a clip, unless it is there.
 
         Raises:
             LatentCacheError: it cannot be written.
         """
-        self.store.put(clip.row, clip.key, clip.size, clip.frame_numbers, to_tensors(encoded, self._empty_LE))
+        self.store.put(clip.row, clip.size, self.content(clip, encoded))
+
+    def content(self, clip: Clip, encoded: EncodedClip) -> Content:
+        """The entry of a clip."""
+        return Content(clip.key, clip.frame_numbers, to_tensors(encoded, self._empty_LE))
 
     def sync(self) -> None:
         """Return when all that was recorded is on the disk."""
