@@ -183,6 +183,19 @@ class DataRoom:
             image_conditioned=self.family.image_conditioned(network),
         )
 
+    def maker(self, seed: int, *, training: bool) -> SampleMaker:
+        """Makes samples of clips; those of the training may be dropped their captions, and go through the cache."""
+        return SampleMaker(
+            self.config,
+            functools.cache(self.shape_of),
+            self.autoencoder,
+            self.text_encoder,
+            self.groups.device,
+            seed=seed,
+            dropout=training,
+            record=self.cache.record if training and self.cache is not None else None,
+        )
+
     def _source(
         self,
         plan: Plan,
@@ -208,16 +221,7 @@ class DataRoom:
                 bad_rows,
                 cached=None if cache is None else cache.lookup,
             ),
-            maker=SampleMaker(
-                config,
-                functools.cache(self.shape_of),
-                self.autoencoder,
-                self.text_encoder,
-                groups.device,
-                seed=seed,
-                dropout=training,
-                record=None if cache is None else cache.record,
-            ),
+            maker=self.maker(seed, training=training),
             share=share,
             exchange=ReplicaExchange(groups.background if training else groups.exchange, groups.device),
             timesteps=timesteps,
