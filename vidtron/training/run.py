@@ -44,7 +44,8 @@ def run(config: RunConfig, world: World) -> TrainingResult:
         ConfigurationError: data or encoders are not those of the checkpoint.
         CheckpointError: the checkpoint is of another model or optimizer.
         ConversionError: the weights to start from are not of the run's network.
-        ShardError, BadClipError: clips cannot be read.
+        ShardError: shards cannot be read.
+        TooManyBadSamplesError: more clips than `--max-bad-samples` cannot be decoded.
         NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
     """
     with StopRequests(config.training, start=time.monotonic()) as requests, initialized(config, world) as groups:

@@ -98,10 +98,6 @@ class DataRoom:
             "--text-encoder-path": self.text_encoder.fingerprint(),
         }
 
-    def key_of(self, position: int) -> str:
-        """Key of the training sample at a position."""
-        return self.plan.sample(position).key
-
     def description(self) -> Iterator[str]:
         """What there is to train on, and what of it should be known, in lines. Goes through a whole epoch."""
         report = self.plan.epoch_report()
@@ -178,7 +174,7 @@ class DataRoom:
         """Shapes of the tensors of a sample that is made of a clip of a size."""
         network = self.config.network
         return SampleShape(
-            latents_TCHW=tuple(self.family.latent_shape(self.config, size)),
+            latents_TCHW=self.family.latent_shape(self.config, size),
             text_LE=(network.text_length, network.text_width),
             image_conditioned=self.family.image_conditioned(network),
         )
