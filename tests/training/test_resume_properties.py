@@ -32,9 +32,7 @@ def random_plan(rng: random.Random, folder: Path, *, blend: bool = True) -> Plan
     if rng.random() < 0.8:
         data.bucket_config = folder / "buckets.yaml"
         config = {
-            name: {
-                frames: [rng.choice((1.0, 0.6)), rng.choice(BATCHES)] for frames in rng.sample((1, 5, 17, 33), k=3)
-            }
+            name: {frames: [rng.choice((1.0, 0.6)), rng.choice(BATCHES)] for frames in rng.sample((1, 5, 17, 33), k=3)}
             for name in rng.sample(("144p", "240p", "256", "360p", "64x96"), k=3)
         }
         data.bucket_config.write_text(yaml.safe_dump(config))

@@ -137,7 +137,7 @@ class SampleMaker:
                 f"model's {shape.latents_TCHW}"
             ) from error
         out["noise"].copy_(self._noise(shape.latents_TCHW, position))
-        out["text"].copy_(self._null_text_LE if dropped else encoded.text_LE)
+        out["text"].copy_(self._null_text(shape) if dropped else encoded.text_LE)
         if shape.image_conditioned:
             out["image_latents"].zero_()
             if not bernoulli(self.image_dropout, self.seed, position, "image_dropout"):
@@ -175,17 +175,21 @@ class SampleMaker:
         if clip.cached is not None:
             return clip.cached.to(self.device)
         if self.record is None and text_dropped:
-            return self._encode(clip, shape, self._null_text_LE)
+            return self._encode(clip, shape, self._null_text(shape))
         encoded = self.encode(clip)
         if self.record is not None:
             self.record(clip, encoded)
         return encoded
 
-    @cached_property
-    def _null_text_LE(self) -> Tensor:
+    def _null_text(self, shape: SampleShape) -> Tensor:
         """What stands in the place of a dropped caption's embedding."""
-        null_LE = self.text_encoder.encode([""])[0]
-        return torch.zeros_like(null_LE) if self.objective.null_text == "zeros" else null_LE
+        if self.objective.null_text == "zeros":
+            return torch.zeros(shape.text_LE, device=self.device)
+        return self._empty_text_LE
+
+    @cached_property
+    def _empty_text_LE(self) -> Tensor:
+        return self.text_encoder.encode([""])[0]
 
     def _noise(self, shape: tuple[int, ...], position: int) -> Tensor:
         noise = torch.randn(shape, generator=sample_generator(self.seed, position, "noise"))
