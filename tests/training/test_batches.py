@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,9 @@ class Maker:
     """A sample's tensors are filled with its position; position 13 cannot be made."""
 
     device = CPU
+
+    def held(self):
+        return nullcontext()
 
     def shape_of(self, size):
         return SampleShape((size.num_frames, 1, size.height // 8, size.width // 8), (1, 3), image_conditioned=True)

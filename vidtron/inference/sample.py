@@ -78,6 +78,15 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
         for name in names:
             if getattr(config, name) is not None:
                 setattr(section, name, getattr(config, name))
+    # Those of the training are about its speed and memory.
+    run.encoders = dataclasses.replace(
+        run.encoders,
+        vae_tiling=config.vae_tiling,
+        vae_slicing=False,
+        encoder_offload=False,
+        compile_encoders=False,
+        latent_cache=None,
+    )
     return run
 
 
@@ -128,9 +137,7 @@ def load_sampler(
     weights.load_into(chunks, config, groups)
     network, encoders, device = run.network, run.encoders, groups.device
     dtype = factory.encoder_dtype(run, device)
-    autoencoder = factory.video_autoencoder(
-        encoders, device, dtype, tiling=config.vae_tiling, frames_at_once=config.vae_frames_at_once
-    )
+    autoencoder = factory.video_autoencoder(encoders, device, dtype, frames_at_once=config.vae_frames_at_once)
     text_encoder = factory.text_encoder(encoders, network.text_length, network.text_width, device, dtype)
     return VideoSampler(config, run, groups, chunks, autoencoder, text_encoder, pair)
 

@@ -154,7 +154,8 @@ class BatchSource(Iterator[StepBatch]):
             return MadeSample(self.maker.make(clip), clip.row)
 
         positions = self.share.micro_batches(step)
-        made = self.exchange.share(self.share.owners(step), make, self.maker.shape_of(step.clip_size).numel())
+        with self.maker.held():
+            made = self.exchange.share(self.share.owners(step), make, self.maker.shape_of(step.clip_size).numel())
         rows = {
             position - step.consumed: sample.row
             for position, sample in zip((p for group in positions for p in group), made, strict=True)

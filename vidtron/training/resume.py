@@ -124,6 +124,10 @@ class Saver:
                 keep_latest=config.keep_latest,
             )
 
+    def is_due(self, iteration: int, *, last: bool) -> bool:
+        """Whether the run is saved after this step."""
+        return self.writer is not None and (last or (self.interval is not None and iteration % self.interval == 0))
+
     def after_step(
         self,
         model: TrainedModel,
@@ -137,7 +141,7 @@ class Saver:
         if self.writer is None:
             return
         self.writer.maybe_finalize()
-        if not last and (self.interval is None or iteration % self.interval):
+        if not self.is_due(iteration, last=last):
             return
         averages = model.averages
         state = {

@@ -1,7 +1,8 @@
 """Opens shards, encoders and loaders of a run."""
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from vidtron.training.clip_fit import clip_fit
 from vidtron.training.evaluate import EVALUATION_SEED, even_timesteps
 from vidtron.training.exchange import ReplicaExchange
 from vidtron.training.frame_masks import FrameMasks
+from vidtron.training.latent_cache import LatentCache
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker, SampleShape
 from vidtron.training.steps import Step, step_at, walk
@@ -48,6 +50,7 @@ class DataRoom:
 
         Raises:
             ValueError: shards or encoder folders cannot be used.
+            ConfigurationError: the latent cache cannot be used.
         """
         self.config = config
         self.groups = groups
@@ -56,7 +59,7 @@ class DataRoom:
         self.family = family
         self.timesteps = TimestepDraws(
             config.training.seed,
-            cache(partial(timesteps_of, config, schedule)),
+            functools.cache(partial(timesteps_of, config, schedule)),
             stratified=config.objective.timestep_sampling == "stratified",
             groups=rank_groups_of(config.objective),
         )
@@ -76,6 +79,17 @@ class DataRoom:
         self.text_encoder = text_encoder(
             config.encoders, network.text_length, network.text_width, groups.device, dtype
         )
+        self.cache: LatentCache | None = None
+        if config.encoders.latent_cache is not None:
+            self.cache = LatentCache(
+                config.encoders.latent_cache,
+                config,
+                self.plan,
+                dtype,
+                self.autoencoder,
+                self.text_encoder,
+                image_conditioned=family.image_conditioned(network),
+            )
 
     def state(self) -> dict[str, str]:
         """What a resumed run must find again: fingerprints by the flag they belong to."""
@@ -115,7 +129,12 @@ class DataRoom:
             training=True,
             bad_rows=bad_rows,
         )
-        return TrainingBatches(source, self.config.encoders.encode_ahead)
+        return TrainingBatches(source, self.config.encoders.encode_ahead, self.cache)
+
+    def sync(self) -> None:
+        """Return when what was written to the latent cache is on the disk."""
+        if self.cache is not None:
+            self.cache.sync()
 
     def _batch_size_at(self) -> Callable[[int], int]:
         return batch_size_at(self.config, self.groups.world_size)
@@ -161,6 +180,19 @@ class DataRoom:
             image_conditioned=self.family.image_conditioned(network),
         )
 
+    def maker(self, seed: int, *, training: bool) -> SampleMaker:
+        """Makes samples of clips; those of the training may be dropped their captions, and go through the cache."""
+        return SampleMaker(
+            self.config,
+            functools.cache(self.shape_of),
+            self.autoencoder,
+            self.text_encoder,
+            self.groups.device,
+            seed=seed,
+            dropout=training,
+            record=self.cache.record if training and self.cache is not None else None,
+        )
+
     def _source(
         self,
         plan: Plan,
@@ -175,17 +207,18 @@ class DataRoom:
         config, groups = self.config, self.groups
         share, data = share_of(config, groups), config.data
         positions = share.owned_positions(steps())
+        cache = self.cache if training else None
         return BatchSource(
-            loader=ClipLoader(plan, self.decoder, positions, data.num_workers, data.prefetch_samples, bad_rows),
-            maker=SampleMaker(
-                config,
-                cache(self.shape_of),
-                self.autoencoder,
-                self.text_encoder,
-                groups.device,
-                seed=seed,
-                dropout=training,
+            loader=ClipLoader(
+                plan,
+                self.decoder,
+                positions,
+                data.num_workers,
+                data.prefetch_samples,
+                bad_rows,
+                cached=None if cache is None else cache.lookup,
             ),
+            maker=self.maker(seed, training=training),
             share=share,
             exchange=ReplicaExchange(groups.background if training else groups.exchange, groups.device),
             timesteps=timesteps,
@@ -197,8 +230,9 @@ class DataRoom:
 class TrainingBatches(Iterator[StepBatch]):
     """Batches of a run, some of them made ahead of their use."""
 
-    def __init__(self, source: BatchSource, ahead: int) -> None:
+    def __init__(self, source: BatchSource, ahead: int, cache: LatentCache | None = None) -> None:
         self._source = source
+        self._cache = cache
         self._ahead = Ahead(source, ahead)
 
     def __next__(self) -> StepBatch:
@@ -210,6 +244,8 @@ class TrainingBatches(Iterator[StepBatch]):
         """Finish what has begun, and stop the loader."""
         self._ahead.close()
         self._source.close()
+        if self._cache is not None:
+            self._cache.close()
 
 
 def training_plan(config: RunConfig, family: Family) -> Plan:

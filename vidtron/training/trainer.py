@@ -114,6 +114,8 @@ class Trainer:
                     stop = "interval"
                 if iteration == training.train_iters:
                     stop = stop or "done"
+                if self.saver.is_due(iteration, last=stop is not None):
+                    self.data.sync()
                 self.saver.after_step(
                     self.model,
                     iteration,
