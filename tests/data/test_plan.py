@@ -110,6 +110,19 @@ def test_a_plan_without_batches(buckets: Path) -> None:
         plan.batch_at(0)
 
 
+def test_opensoras_rule_takes_opensoras_windows(buckets: Path) -> None:
+    index = ArrayIndex([1, 1, 1, 1] + [60] * 12, 256, 256)
+    plan = plan_of(index, bucket_config=buckets, bucket_rule="opensora", frame_interval=3)
+    shown = [plan.frames_at(plan.slot(position)) for position in range(plan.epoch_report().used)]
+    images, videos = [f for f in shown if len(f) == 1], [f for f in shown if len(f) == 17]
+    assert images == [[0]] * 4 and len(videos) == 12
+    assert all(frames[-1] - frames[0] == 17 * 3 - 1 for frames in videos)
+    assert {frames[0] for frames in videos} <= set(range(60 - 17 * 3)) and len({frames[0] for frames in videos}) > 3
+    fixed = plan_of(index, bucket_config=buckets, bucket_rule="opensora", frame_interval=3, fixed_windows=True)
+    starts = [{s.row: fixed.frames_at(s) for s in map(fixed.slot, range(e * 16, e * 16 + 16))} for e in (0, 1)]
+    assert all(starts[1][row] == frames for row, frames in starts[0].items() if row in starts[1])
+
+
 def test_what_should_worry(buckets: Path) -> None:
     plan = plan_of(ArrayIndex([20] * 4 + [1] * 3, 256, 256), bucket_config=buckets)
     assert plan.errors() == []

@@ -4,7 +4,10 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
@@ -164,6 +167,20 @@ def test_new_content_of_a_store_is_seen(tmp_path: Path) -> None:
         prints.add(opened_now.fingerprint)
         memory.rm("/again", recursive=True)
     assert len(prints) == 2
+
+
+def test_a_web_server_is_a_store(built: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed: fsspec opens no http://")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(built))  # it knows no ranges, so all is streamed
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        index = ShardIndex.open([url], ShardCache(tmp_path / "cache"))
+        assert [sample.caption() for sample in index] == [f"caption of {name}" for name in "abc"]
+        assert index[1].read("mp4") == clip_bytes(5, "mjpeg", tint=1)
+        with pytest.raises(ShardError, match=r"nowhere/index\.arrow: there is none"):
+            ShardIndex.open([f"{url}/nowhere"], ShardCache(tmp_path / "cache"))
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

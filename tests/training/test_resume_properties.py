@@ -1,4 +1,4 @@
-"""Random indexes, buckets and stop points: whatever the number of ranks, a run consumes the plan, each position once."""
+"""Random indexes, buckets and stop points: whatever the ranks, a run consumes the plan, each position once."""
 
 import random
 from pathlib import Path

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vidtron.data.index_writer import IndexWriter
 from vidtron.data.sample import IndexRow
+from vidtron.data.scores import column_of, columns_of
 
 SKIPPED_NAME = "skipped.jsonl"
 
@@ -92,27 +93,33 @@ class BuildState:
 
         Args:
             parts: number of records.
-            scores: names of the score columns.
+            scores: names of the rows' scores; `columns_of` them are the index's columns.
             extra: further entries of the index's header.
 
         Raises:
-            BuildError: there is no sample.
+            BuildError: there is no sample, or two scores would be one column.
         """
+        try:
+            columns = columns_of(scores)
+        except ValueError as error:
+            raise BuildError(str(error)) from error
         skipped: list[Skipped] = []
         shards: dict[str, int] = {}
-        with IndexWriter(self.output, scores) as writer:
+        with IndexWriter(self.output, columns) as writer:
             for part in self.parts(parts):
                 skipped += part.skipped
                 if part.rows:
                     shards[part.shard] = part.size
                 for row in part.rows:
-                    writer.add(row)
+                    writer.add(replace(row, scores={column_of(name): row.scores.get(name) for name in scores}))
             if not shards:
                 first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
                 raise BuildError(f"none of the {len(skipped)} clips can be used{first}")
             if skipped:
                 lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in skipped]
                 write_atomically(self.output / SKIPPED_NAME, "".join(lines))
+            else:
+                (self.output / SKIPPED_NAME).unlink(missing_ok=True)
             header = writer.finish(shards, {"skipped": len(skipped), **extra})
         shutil.rmtree(self.folder)
         return header, skipped

@@ -12,7 +12,7 @@ import numpy as np
 
 from vidtron.data.frames_size import centred, covering_size, resize_to_cover
 from vidtron.data.index import ClipFacts
-from vidtron.data.pyav import UndecodableError, opened_as_known
+from vidtron.data.pyav import UndecodableError, check_packets
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +59,9 @@ def decode(
     """
     import nvidia.dali.experimental.dynamic as ndd
 
-    with opened_as_known(content, clip):  # DALI itself would decode pictures of any size
-        pass
     wanted = sorted(set(numbers))
+    # DALI itself would decode pictures of any size, and shows whatever it likes behind the end of a file.
+    check_packets(content, clip, wanted[-1])
     selection: dict[str, Any] = {"frames": wanted}
     if wanted[-1] - wanted[0] + 1 == len(wanted):
         selection = {"start_frame": wanted[0], "sequence_length": len(wanted)}

@@ -253,6 +253,8 @@ def _remote_index(url: str, cache: ShardCache) -> BinaryIO:
         return cache.acquire(url, size, remote.state_of(url))
     except remote.MissingFileError as error:
         raise ShardError(f"{url}: there is none; accepted: the output of `{BUILD_COMMAND}`, copied there") from error
+    except remote.OtherSizeError as error:
+        raise OSError(f"{url}: it is being changed ({error})") from error
 
 
 def _check_shards(folder: Path, file: IndexFile) -> None:

@@ -70,6 +70,20 @@ def opened_as_known(content: bytes, clip: ClipFacts) -> Iterator[tuple[Any, Any]
         yield container, stream
 
 
+def check_packets(content: bytes, clip: ClipFacts, last: int) -> None:
+    """Refuse a plain clip whose file does not hold whole packets for all frames up to the last wanted one.
+
+    Raises:
+        UndecodableError: packets are missing or cut short, or as `opened_as_known`.
+    """
+    with opened_as_known(content, clip) as (container, stream):
+        packets = [(packet.pts, packet.is_corrupt) for packet in container.demux(stream) if packet.size]
+    if len(packets) <= last:
+        raise UndecodableError(f"frame {last} of {clip.frames} is missing")
+    if any(pts is None for pts, _ in packets) or any(cut for _, cut in sorted(packets)[: last + 1]):
+        raise UndecodableError("the file ends in a packet")
+
+
 def rgb_HWC(frame: Any) -> np.ndarray:
     """One frame as RGB, uint8, turned upright."""
     image_HWC = frame.reformat(format="rgb24", threads=1).to_ndarray()
@@ -113,7 +127,10 @@ def wanted_frames(content: bytes, clip: ClipFacts, numbers: list[int]) -> Iterat
 
 def _lands_before(container: Any, stream: Any, target: int) -> bool:
     """Whether seeking to a time stamp leads to a key frame at or before it."""
-    container.seek(target, stream=stream)
+    try:
+        container.seek(target, stream=stream)
+    except av.error.FFmpegError:
+        return False
     packet = next(container.demux(stream), None)
     return packet is not None and packet.pts is not None and packet.pts <= target and packet.is_keyframe
 
@@ -163,9 +180,12 @@ class _Walk:
         """Frames until the end, or until damage that is not needed."""
         for packet in self.container.demux(self.stream):
             try:
+                if packet.is_corrupt:  # decoders may show something of it all the same
+                    raise UndecodableError("the file ends")
                 frames = packet.decode()
-            except av.error.FFmpegError as error:
-                self._error = UndecodableError(f"{error.strerror or type(error).__name__} in a packet")
+            except (av.error.FFmpegError, UndecodableError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                self._error = UndecodableError(f"{reason} in a packet")
                 if not self._is_behind_all(packet):
                     raise self._error from error
                 frames = self.stream.codec_context.decode(None)

@@ -8,7 +8,7 @@ from typing import Any
 from vidtron.data.errors import ShardError
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-_BLOCK_BYTES = 16 << 20
+_SILENCE_SECONDS = 60
 
 
 class MissingFileError(FileNotFoundError):
@@ -53,11 +53,8 @@ def copy(url: str, target: Path) -> None:
         ShardError: the package that opens such URLs is not installed, or there is none.
     """
     filesystem, path = _filesystem(url)
-    with _errors_of_stores(url), target.open("r+b") as file:
-        file.truncate(0)
-        with filesystem.open(path, "rb", cache_type="readahead", block_size=_BLOCK_BYTES) as source:
-            while block := source.read(_BLOCK_BYTES):
-                file.write(block)
+    with _errors_of_stores(url):
+        filesystem.get_file(path, str(target))
 
 
 def _info(url: str) -> dict[str, Any]:
@@ -70,8 +67,14 @@ def _filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     protocol = url.partition("://")[0]
+    options: dict[str, Any] = {}
     try:
-        return url_to_fs(url)
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            # Its own limit is five minutes for a whole file.
+            options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)}
+        return url_to_fs(url, **options)
     except ImportError as error:
         package = _PACKAGES.get(protocol, "")
         accepted = f"`pip install {package}`" if package else "the package that it names"

@@ -21,7 +21,8 @@ def score_names(entries: Iterable[dict[str, Any]], listed: Sequence[str]) -> lis
         listed: names, in any case scores.
 
     Raises:
-        ValueError: a listed one does not exist, or is no number; the message begins with --scores.
+        ValueError: a listed one does not exist, is no number, or would be the same column as another; the message
+            begins with --scores.
     """
     numeric: dict[str, bool] = {}
     for entry in entries:
@@ -38,7 +39,9 @@ def score_names(entries: Iterable[dict[str, Any]], listed: Sequence[str]) -> lis
     for name in listed:
         if name not in numeric:
             raise ValueError(f"--scores {name}: no sample has it; accepted: names of columns with numbers")
-    return [name for name, good in numeric.items() if good]
+    names = [name for name, good in numeric.items() if good]
+    columns_of(names)
+    return names
 
 
 def score_of(value: Any) -> float | None:
@@ -49,6 +52,11 @@ def score_of(value: Any) -> float | None:
     return None if math.isnan(number) else number
 
 
-def scores_of(entry: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
-    """Scores of a sample, by index column."""
-    return {column_of(name): score_of(entry.get(name)) for name in names}
+def columns_of(names: Sequence[str]) -> list[str]:
+    """Index columns of scores; ValueError where two would be one."""
+    columns = [column_of(name) for name in names]
+    for number, column in enumerate(columns):
+        if column in columns[:number]:
+            other = names[columns.index(column)]
+            raise ValueError(f"--scores {names[number]}: {other} is column {column} already; accepted: one of the two")
+    return columns

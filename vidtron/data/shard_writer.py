@@ -34,7 +34,7 @@ from vidtron.data.pieces import Piece, list_pieces
 from vidtron.data.probe import probe_media
 from vidtron.data.pyav import UndecodableError, opened
 from vidtron.data.sample import CAPTION_EXTENSION, ClipFacts, IndexRow
-from vidtron.data.scores import column_of, score_names, scores_of
+from vidtron.data.scores import score_names, score_of
 from vidtron.data.transcode import Edit, remux, transcode
 
 STATE_FOLDER = ".build"
@@ -97,7 +97,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
                 part = _write_shard(options.output, shard_name(number), run, made, facts, progress)
                 state.write(number, part)
                 progress.shard(part.shard, len(part.rows))
-    header, skipped = state.finish(len(runs), facts.columns(), {"build": arguments})
+    header, skipped = state.finish(len(runs), facts.scores, {"build": arguments})
     return BuildResult(header["samples"], len(header["shards"]), skipped, left_over)
 
 
@@ -115,9 +115,6 @@ class _CaptionFacts:
             return cls(token_counter(options.tokenizer), scores)
         except ValueError as error:
             raise BuildError(str(error)) from error
-
-    def columns(self) -> list[str]:
-        return [column_of(name) for name in self.scores]
 
 
 def _check(options: BuildOptions) -> None:
@@ -274,7 +271,7 @@ def _add_sample(
         clip,
         len(caption),
         facts.count_tokens(caption),
-        scores_of(piece.clip.extra, facts.scores),
+        {name: score_of(piece.clip.extra.get(name)) for name in facts.scores},
     )
 
 

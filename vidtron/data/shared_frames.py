@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+MOST_LENT = 64
+"""Clips that a consumer may hold in shared memory; each holds two file descriptors open. Further ones are copied."""
+
 
 class SharedFrames:
     """One piece of shared memory; it grows to the largest clip it has held."""
@@ -55,6 +58,7 @@ class FramesPool:
         self._keep = keep
         self._free: deque[SharedFrames] = deque()
         self._closed = False
+        self._lent = 0
         self._lock = threading.RLock()  # garbage collection may give back while this thread takes
 
     def take(self, size: int) -> SharedFrames:
@@ -71,8 +75,16 @@ class FramesPool:
     def lend(self, piece: SharedFrames, shape: tuple[int, ...]) -> np.ndarray:
         """The piece as uint8 of that shape; it comes back by itself when nothing refers to the array any more."""
         array = piece.bytes(math.prod(shape))
-        weakref.finalize(array, self.give_back, piece).atexit = False
-        return array.reshape(shape)
+        with self._lock:
+            self._lent += 1
+            copied = self._lent > MOST_LENT
+        weakref.finalize(array, self._take_back, piece).atexit = False
+        return (array.copy() if copied else array).reshape(shape)
+
+    def _take_back(self, piece: SharedFrames) -> None:
+        with self._lock:
+            self._lent -= 1
+        self.give_back(piece)
 
     def give_back(self, piece: SharedFrames) -> None:
         """It may be used for another clip."""

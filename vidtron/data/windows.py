@@ -1,7 +1,7 @@
 """Which frames of a clip a sample shows: arithmetic on time stamps, the same for every decoder."""
 
 import bisect
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ def available_frames(clip: ClipFacts, fps: float | None, frame_interval: int = 1
 
 
 def available_frames_of(
-    frames: NDArray[np.int64], duration: NDArray[np.float64], fps: float | None, frame_interval: int = 1
+    frames: NDArray[np.int64], duration: NDArray[Any], fps: float | None, frame_interval: int = 1
 ) -> NDArray[np.int64]:
     """`available_frames` of many clips."""
     if fps is None:

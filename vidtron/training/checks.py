@@ -25,12 +25,12 @@ def check(config: RunConfig, world: World) -> list[str]:
 
     Encoders are compared with a checkpoint's when the run has opened them.
     """
-    plan = training_plan(config, registry.family_of(config.model))
+    plan = _plan(config)
     errors = [
         *_check_variance(config),
         *_check_prompts(config),
         *_adapter_errors(config),
-        *_check_batches(config, world, plan),
+        *(_check_batches(config, world, plan) if plan is not None else ()),
     ]
     weights = find_weights(config.checkpoint)
     if weights is not None:
@@ -42,37 +42,49 @@ def check(config: RunConfig, world: World) -> list[str]:
         errors.append(f"--lora-base {lora_base}: there are no adapters to go on with; accepted: with --load")
     if latest is not None:
         errors += base_errors(latest, lora_base)
-    if latest is None or errors:
+    if latest is None or errors or plan is None:
         return errors
     return data_errors(latest, {"--data-path": plan.fingerprint()})
 
 
+def _plan(config: RunConfig) -> Plan | None:
+    """The plan of the run; None where the data room has said why there is none."""
+    try:
+        return training_plan(config, registry.family_of(config.model))
+    except ValueError:  # ShardError is one
+        return None
+
+
 def _check_batches(config: RunConfig, world: World, plan: Plan) -> Iterator[str]:
-    """Batches of buckets that the run's replicas and pipeline cannot share."""
+    """Buckets whose batches the objective or the interleaved pipeline cannot take. Those that do not divide among the
+    replicas the data room names."""
     objective = config.objective
+    copies = replicas(config, world.size)
     share = Share(
         micro_batch_size=config.training.micro_batch_size,
         replica=0,
-        replicas=replicas(config, world.size),
+        replicas=copies,
         rank=0,
         ranks=1,
         count_multiple=config.parallel.pipeline_model_parallel_size if virtual_pipeline_size(config) else 1,
     )
-    for bucket in plan.buckets:
+    told = {(bucket.resolution, bucket.size.num_frames): bucket for bucket in plan.buckets}
+    for bucket in told.values():
         if bucket.batch_size is None:
             continue
-        try:
-            share.micro_batch_of(bucket.batch_size)
-        except ValueError as error:
-            yield f"--bucket-config: bucket {bucket.name}: {error}"
+        where = f"{bucket.size.num_frames} frames at {bucket.resolution}"
+        if bucket.batch_size % copies == 0:
+            try:
+                share.micro_batch_of(bucket.batch_size)
+            except ValueError as error:
+                yield f"--bucket-config: {where}: {error}"
         if objective.timestep_ranks is not None and bucket.batch_size % objective.timestep_ranks:
             yield (
-                f"--timestep-ranks {objective.timestep_ranks}: does not divide the batch of {bucket.batch_size} of "
-                f"bucket {bucket.name}; accepted: a number that does"
+                f"--timestep-ranks {objective.timestep_ranks}: does not divide the batches of {bucket.batch_size} of "
+                f"{where}; accepted: a number that does"
             )
-        frames = bucket.size.num_frames
-        if objective.timestep_shift_by_size and 1 < frames < 17:
-            yield f"--timestep-shift-by-size: bucket {bucket.name}; accepted: 1 frame or at least 17"
+        if objective.timestep_shift_by_size and 1 < bucket.size.num_frames < 17:
+            yield f"--timestep-shift-by-size: {where}; accepted: 1 frame or at least 17"
 
 
 def _adapter_errors(config: RunConfig) -> list[str]:

@@ -14,6 +14,7 @@ from vidtron.data.index import ShardIndex
 from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
 from vidtron.data.plan_report import report_warnings
+from vidtron.data.shard_cache import ShardCache
 from vidtron.diffusion.schedule import Schedule
 from vidtron.encoders.factory import encoder_dtype, text_encoder, video_autoencoder
 from vidtron.inference.objective import rank_groups_of, timesteps_of
@@ -65,7 +66,7 @@ class DataRoom:
         self.plan = training_plan(config, family)
         self.valid_plan = None
         if config.training.eval_interval is not None and config.data.valid_data_path:
-            valid = ShardIndex.open(config.data.valid_data_path)
+            valid = ShardIndex.open(config.data.valid_data_path, ShardCache.from_config(config.data))
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, None, sequential=True)
         masks = FrameMasks.from_config(config.objective.frame_masks, config.training.seed)
         patch = family.temporal_patch(network)
@@ -255,7 +256,7 @@ def training_plan(config: RunConfig, family: Family) -> Plan:
     """
     paths, weights = split_weights(config.data.data_path)
     return Plan.from_config(
-        ShardIndex.open(paths),
+        ShardIndex.open(paths, ShardCache.from_config(config.data)),
         config.data,
         config.training.seed,
         clip_fit(family, config),

@@ -184,7 +184,7 @@ class CogVideoX(MegatronModule):
         """Input of every modulation: [T, B, E], the samples' own times first."""
         if not times.masked:
             return self._time_embedding(timesteps_B)[None]
-        kept = timesteps_B.new_full((1,), kept_timestep)
+        kept = timesteps_B.new_full((1,), kept_timestep, dtype=torch.float32)
         # In one call: what gathers weights or reduces gradients counts the calls of a module.
         own_and_kept = self._time_embedding(torch.cat((timesteps_B, kept)))
         return times.select(own_and_kept[:-1], own_and_kept[-1:])
