@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # colour planes to half the target's width and repeat their pixels; and its quick conversion of frames that keep their
 # size leaves the last columns unwritten where the width is no multiple of 32 (FFmpeg 8.1).
 _FULL_CHROMA = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-# Averaging areas costs half of swscale's bicubic; tests/data/test_frames_size.py holds its quality beside torch's bicubic
-# filter on full-size RGB.
+# Averaging areas costs half of swscale's bicubic filter and is about as near to good filters of full-size RGB as
+# torch's bicubic is: tests/data/test_frames_size.py.
 _SMALLER = Interpolation.AREA | _FULL_CHROMA
 _LARGER = Interpolation.BICUBIC | _FULL_CHROMA
 
