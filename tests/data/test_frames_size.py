@@ -53,22 +53,25 @@ def patterned(height: int = 240, width: int = 320) -> np.ndarray:
     return np.stack([np.clip(128 + 45 * channel, 0, 255) for channel in channels], -1).astype(np.uint8)
 
 
-def test_as_good_as_torch_on_full_size_rgb() -> None:
-    """Beside a reference (full chroma, PIL's bicubic filter in floating point), against what torch makes of frames
-    that were converted in full size."""
+@pytest.mark.parametrize("factor", [0.75, 1.5, 2, 3])
+def test_as_good_as_torch_on_full_size_rgb(factor: float) -> None:
+    """The mean PSNR beside three references (PIL's Lanczos, bicubic and box filters in floating point, on frames
+    converted with full chroma), against what torch's bicubic makes of frames that were converted the quick way: not
+    more than 1 dB behind, and better where the frame is made little smaller."""
     frame = av.VideoFrame.from_ndarray(patterned(), format="rgb24").reformat(format="yuv420p")
     full = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     rgb = frame.reformat(format="rgb24", interpolation=full).to_ndarray().astype(np.float32)
-    planes = [Image.fromarray(rgb[..., c]).resize((107, 80), Image.Resampling.BICUBIC) for c in range(3)]
-    reference = np.clip(np.stack([np.asarray(plane) for plane in planes]), 0, 255)
-    ours = FrameSizer(80, 107)(frame)
+    height, width = round(240 / factor), round(320 / factor)
+    ours = FrameSizer(height, width)(frame)
     rgb_TCHW = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)[None]
-    theirs = resize_to_cover(rgb_TCHW, 80, 107)[0].numpy()
-
-    def psnr(image: np.ndarray) -> float:
-        return float(10 * np.log10(255**2 / np.mean((image - reference) ** 2)))
-
-    assert psnr(ours) > 40 and psnr(ours) > psnr(theirs)
+    theirs = resize_to_cover(rgb_TCHW, height, width)[0].numpy()
+    scores: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for kind in (Image.Resampling.LANCZOS, Image.Resampling.BICUBIC, Image.Resampling.BOX):
+        planes = [np.asarray(Image.fromarray(rgb[..., c]).resize((width, height), kind)) for c in range(3)]
+        reference = np.clip(np.stack(planes), 0, 255)
+        for name, image in (("ours", ours), ("theirs", theirs)):
+            scores[name].append(10 * np.log10(255**2 / np.mean((image - reference) ** 2)))
+    assert np.mean(scores["ours"]) > np.mean(scores["theirs"]) - (1 if factor > 2 else 0), scores
 
 
 @pytest.mark.parametrize("size", [(30, 30), (90, 60), (61, 47), (240, 320), (480, 200)])

@@ -11,11 +11,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 if TYPE_CHECKING:
     from torch import Tensor
 
-# swscale's bicubic filter widens with the scale, which is antialiasing. Without full chroma it would resize the halved
-# colour planes to half the target's width and repeat their pixels.
-_FILTER = (
-    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
+# swscale widens its filters with the scale, which is antialiasing. Without full chroma it would resize the halved
+# colour planes to half the target's width and repeat their pixels; and its quick conversion of frames that keep their
+# size leaves the last columns unwritten where the width is no multiple of 32 (FFmpeg 8.1).
+_FULL_CHROMA = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+# Averaging areas costs half of swscale's bicubic filter and is about as near to good filters of full-size RGB as
+# torch's bicubic is: tests/data/test_frames_size.py.
+_SMALLER = Interpolation.AREA | _FULL_CHROMA
+_LARGER = Interpolation.BICUBIC | _FULL_CHROMA
 
 
 def covering_size(old_height: int, old_width: int, height: int, width: int) -> tuple[int, int]:
@@ -38,17 +41,21 @@ class FrameSizer:
         self.height = height
         self.width = width
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        self._planes: np.ndarray | None = None
 
     def __call__(self, frame: Any) -> np.ndarray:
-        """uint8 RGB [C, height, width], upright."""
+        """uint8 RGB [C, height, width], upright; good until the next call."""
         turns = round(frame.rotation / 90) % 4
         height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)
         size = covering_size(frame.height, frame.width, height, width)
-        planar = self._reformatter.reformat(frame, size[1], size[0], "gbrp", interpolation=_FILTER, threads=1)
+        kind = _SMALLER if size[0] < frame.height else _LARGER
+        planar = self._reformatter.reformat(frame, size[1], size[0], "gbrp", interpolation=kind, threads=1)
         rows, columns = centred(*size, height, width)
-        green, blue, red = (_pixels(plane)[rows, columns] for plane in planar.planes)
-        image_CHW = np.stack((red, green, blue))
-        return np.rot90(image_CHW, turns, (1, 2)) if turns else image_CHW
+        if self._planes is None or self._planes.shape[1:] != (height, width):
+            self._planes = np.empty((3, height, width), np.uint8)
+        for channel, plane in zip((1, 2, 0), planar.planes, strict=True):  # green, blue, red
+            self._planes[channel] = _pixels(plane)[rows, columns]
+        return np.rot90(self._planes, turns, (1, 2)) if turns else self._planes
 
 
 def _pixels(plane: Any) -> np.ndarray:
