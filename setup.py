@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("vidtron")
 setup(
     version=VERSION,
     packages=find_packages(include=["vidtron", "vidtron.*"]),
+    package_data={"vidtron.data": ["aspect_ratios.json"]},
     python_requires=">=3.11",
     install_requires=[
         "av>=14",

@@ -56,7 +56,8 @@ class Clip:
     bucket: "Bucket"
     frame_numbers: tuple[int, ...]
     frames_TCHW: Tensor | None
-    """uint8 RGB in CPU memory, pinned where there is a GPU; None where `cached` is given."""
+    """uint8 RGB in CPU memory, pinned where there is a GPU; None where `cached` is given, or where the sample is bad
+    and the loader replaces none."""
     cached: Any | None
     """What the loader's `cached` gave for it."""
     bad: tuple[BadSample, ...]
@@ -86,6 +87,8 @@ class ClipLoader(Iterator[Clip]):
         prefetch_samples: int = 4,
         known_bad: Collection[int] = (),
         cached: "Callable[[PlannedSample, list[int]], Any | None] | None" = None,
+        *,
+        replaces: bool = True,
     ) -> None:
         """
         Args:
@@ -97,6 +100,7 @@ class ClipLoader(Iterator[Clip]):
             known_bad: rows that are replaced without being tried; looked at for each clip, so it may grow.
             cached: given a planned sample and its frame numbers, what the clip carries instead of frames, or None
                 where it must be decoded. Called from several threads.
+            replaces: bad samples are replaced; otherwise the clip of one has neither frames nor `cached`.
 
         Raises:
             ValueError: a negative number.
@@ -113,6 +117,7 @@ class ClipLoader(Iterator[Clip]):
         """Seconds of all processes for decoding, resizing and cutting."""
         self._known_bad = known_bad
         self._cached = cached
+        self._replaces = replaces
         self._positions = iter(positions)
         self._ahead = max(prefetch_samples, num_workers) if num_workers else 0
         self._pending: deque[Future[Clip]] = deque()
@@ -172,6 +177,9 @@ class ClipLoader(Iterator[Clip]):
             clip = self._try(planned, bad)
             if clip is not None:
                 return clip
+            if not self._replaces:
+                key, size = bad[-1].key, planned.bucket.size
+                return Clip(position, planned.row, key, "", size, planned.bucket, (), None, None, tuple(bad))
         raise ShardError(
             f"none of {len(tried)} samples of bucket {planned.bucket.name} that were tried for position {position} "
             f"can be read; the last one, {bad[-1].key} of {bad[-1].shard}: {bad[-1].reason}"
