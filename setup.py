@@ -23,6 +23,7 @@ setup(
         "psutil>=5.9",  # megatron-core's checkpoint writer imports it without asking for it
         "pyarrow>=15",
         "pyyaml>=6",
+        "safetensors>=0.4.3",
         "torch",  # no pin: a cluster's own build stays
         "tqdm>=4.60",
         "tyro>=1.0",

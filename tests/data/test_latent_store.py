@@ -192,6 +192,16 @@ def test_caches_made_otherwise_are_refused_by_name(tmp_path: Path) -> None:
     assert all("this run has" in error and "accepted: the same" in error for error in caught.value.errors)
 
 
+def test_file_systems_without_links_hold_caches_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: str, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_links)
+    put(opened(tmp_path), 1)
+    assert holds(opened(tmp_path), 1)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_folders_of_other_things_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("")
     with pytest.raises(LatentCacheError, match="holds other files"):
@@ -233,7 +243,7 @@ def test_the_table_is_one_of_arrays_and_of_what_came_last(monkeypatch: pytest.Mo
     from vidtron.data.latent_parts import Entry
 
     monkeypatch.setattr(latent_table, "_MERGE", 7)
-    table, expected = EntryTable([SIZE, OTHER]), {}
+    table, expected = EntryTable([SIZE, SIZE, OTHER]), {}
     for number in range(100):
         row, size = number * 37 % 23, (SIZE, OTHER)[number % 2]
         if number % 9 == 8:

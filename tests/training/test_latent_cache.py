@@ -91,6 +91,20 @@ def test_a_resumed_run_finds_what_was_written(pool, shards, tmp_path, monkeypatc
     assert entries == [6, 2]
 
 
+def test_a_cache_may_be_added_to_a_run_of_centred_windows(shards, tmp_path) -> None:
+    expected = train(small_run(shards, **EPOCHS))
+    saved = {"save": tmp_path / "run", "load": tmp_path / "run"}
+    first = train(small_run(shards, exit_interval=3, **EPOCHS, **saved))
+    second = train(small_run(shards, **EPOCHS, **saved, latent_cache=tmp_path / "cache"))
+    assert first.losses + second.losses == expected.losses
+
+
+def test_the_log_says_what_the_cache_holds(shards, tmp_path, capsys) -> None:
+    for entries in (0, 2):
+        train(small_run(shards, train_iters=1, encode_ahead=0, latent_cache=tmp_path))
+        assert f"latent cache: {entries} encoded clips in {tmp_path}" in capsys.readouterr().out
+
+
 def test_evaluations_leave_the_cache_alone(shards, tmp_path) -> None:
     held_out = write_shards(tmp_path / "valid", clips=2, first_seed=50)
     flags = {"eval_interval": 1, "eval_iters": 1, "valid_data_path": [str(held_out)]}

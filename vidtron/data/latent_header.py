@@ -70,8 +70,10 @@ def _create(path: Path, content: dict[str, Any]) -> None:
             os.link(temporary, path)
         except FileExistsError:
             return
+        except OSError:  # a file system without links; there the last one of several processes wins
+            os.replace(temporary, path)
     finally:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
 
 
 def _compare(folder: Path, content: Any, terms: Mapping[str, str]) -> None:

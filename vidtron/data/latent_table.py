@@ -17,8 +17,8 @@ class EntryTable:
     """(row, size) -> place. What was put last counts. Not thread-safe."""
 
     def __init__(self, sizes: Sequence[tuple[int, int, int]]) -> None:
-        """`sizes`: of all clips; entries of others are left out."""
-        self._sizes = {tuple(size): number for number, size in enumerate(sizes)}
+        """`sizes`: of all clips, in any order, some perhaps twice; entries of others are left out."""
+        self._sizes = {size: number for number, size in enumerate(dict.fromkeys(map(tuple, sizes)))}
         self._keys = np.zeros(0, np.int64)
         self._places = np.zeros(0, _PLACE)
         self._recent: dict[int, Place | None] = {}  # not in the arrays yet; None: gone

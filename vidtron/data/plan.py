@@ -83,7 +83,8 @@ class Plan:
         self._bucketed = table.buckets[0].batch_size is not None
         self._data = data
         self._fit = fit
-        self._sequential, self._fixed_windows = sequential, fixed_windows
+        self._sequential = sequential
+        self._fixed_windows = fixed_windows and data.clip_window == "random"  # the middle is fixed anyway
         self._interval = data.frame_interval
         self._opensora = self._bucketed and data.bucket_rule == "opensora"
         if self._opensora:

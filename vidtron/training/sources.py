@@ -108,6 +108,8 @@ class DataRoom:
             batches = f" in {report.batches:,} global batches of {met} buckets; {report.left_over:,} left over"
         yield f"{report.used:,} training clips an epoch{batches}"
         yield from (f"warning: {warning}" for warning in report_warnings(report, bool(batches)))
+        if self.cache is not None:
+            yield f"latent cache: {len(self.cache.store):,} encoded clips in {self.cache.store.folder}"
         if self.valid_plan is not None:
             held_out = self.valid_plan.epoch_report()
             yield f"evaluations of {self.evaluation_samples:,} samples from {held_out.used:,} held-out clips"
