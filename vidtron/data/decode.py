@@ -14,7 +14,8 @@ from torch import Tensor
 from vidtron.config.data import DataConfig
 from vidtron.config.world import installed_packages
 from vidtron.data import dali
-from vidtron.data.frames import BadClipError, ClipReport, ClipTask, FrameReader
+from vidtron.data.errors import BadClipError
+from vidtron.data.frames import ClipReport, ClipTask, FrameReader
 from vidtron.data.frames_size import resize_to_cover
 from vidtron.data.index import Sample
 

@@ -11,25 +11,13 @@ from typing import Literal
 import numpy as np
 
 from vidtron.data import dali
+from vidtron.data.errors import BadClipError
 from vidtron.data.frames_size import FrameSizer
 from vidtron.data.index import Sample
 from vidtron.data.pyav import UndecodableError, wanted_frames
 
 Put = Callable[[int, np.ndarray], None]
 """Takes (place in the clip, uint8 RGB [C, H, W]); the array is good only for the call."""
-
-
-class BadClipError(ValueError):
-    """A sample that no decoder can read. `shard`, `key` and `reason` say which and why."""
-
-    def __init__(self, shard: str, key: str, reason: str) -> None:
-        super().__init__(shard, key, reason)  # as they are, so that the error can go from one process to another
-        self.shard = shard
-        self.key = key
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"sample {self.key} of {self.shard} cannot be decoded: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

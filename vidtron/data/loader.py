@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from vidtron.config.data import ClipSize, DataConfig
-from vidtron.data.decode import BadClipError, ClipDecoder
-from vidtron.data.errors import DamagedSampleError, ShardError
+from vidtron.data.decode import ClipDecoder
+from vidtron.data.errors import BadClipError, BadSampleError, ShardError
 from vidtron.data.frames import ClipReport, ClipTask
 from vidtron.data.shared_frames import FramesPool
 from vidtron.data.workers import WorkerPool, WorkersClosedError
@@ -74,7 +74,7 @@ class ClipLoader(Iterator[Clip]):
 
     Processes decode what PyAV and DALI's CPU decoder read; what DALI decodes on a GPU stays in threads of this one.
 
-    A sample that is bad (BadClipError, DamagedSampleError, or in `known_bad`) is replaced by the plan's rule. Other
+    A sample that is bad (BadSampleError, or in `known_bad`) is replaced by the plan's rule. Other
     errors surface in the consumer, in the place of their clip, with the sample's name.
     """
 
@@ -199,7 +199,7 @@ class ClipLoader(Iterator[Clip]):
             if cached is None:
                 frames, report = self._read(ClipTask(sample, tuple(numbers), size.height, size.width))
                 caption = report.caption
-        except (BadClipError, DamagedSampleError) as error:
+        except BadSampleError as error:
             bad.append(BadSample(planned.position, planned.row, sample.key, str(sample.shard), error.reason))
             return None
         except Exception as error:

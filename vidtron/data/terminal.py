@@ -13,23 +13,32 @@ from vidtron.data.build_state import SKIPPED_NAME, Progress, Skipped
 class TerminalProgress(Progress):
     """A bar on a terminal, a line for each shard elsewhere; every skipped clip by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
+        """
+        Args:
+            shown: show bar and lines; skipped clips are named in any case.
+        """
+        self.shown = shown
         self.bar: tqdm | None = None
 
     def begin(self, pieces: int, done: int) -> None:
-        self.bar = tqdm(total=pieces or None, initial=done, unit="clip", disable=None)
+        self.bar = tqdm(total=pieces or None, initial=done, unit="clip", disable=None if self.shown else True)
         if done:
             self.bar.write(f"{done} of {pieces} clips were done before", file=sys.stderr)
 
     def piece(self, skipped: Skipped | None) -> None:
+        self.sample(None if skipped is None else f"{skipped.path}: {skipped.reason}")
+
+    def sample(self, problem: str | None) -> None:
+        """One more is done, or had to be skipped: which one and why."""
         assert self.bar is not None
-        if skipped is not None:
-            self.bar.write(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
+        if problem is not None:
+            self.bar.write(f"skipped {problem}", file=sys.stderr)
         self.bar.update()
 
     def shard(self, name: str, samples: int) -> None:
         assert self.bar is not None
-        if self.bar.disable:
+        if self.bar.disable and self.shown:
             print(f"{name}: {samples} clips", file=sys.stderr)
 
     def close(self) -> None:

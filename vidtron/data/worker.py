@@ -11,8 +11,8 @@ import socket
 import sys
 import traceback
 
-from vidtron.data.errors import DamagedSampleError
-from vidtron.data.frames import BadClipError, ClipTask, FrameReader
+from vidtron.data.errors import BadSampleError
+from vidtron.data.frames import ClipTask, FrameReader
 from vidtron.data.shared_frames import Channel, FrameWriter
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -44,7 +44,7 @@ def _serve(channel: Channel, reader: FrameReader) -> None:
     assert isinstance(task, ClipTask) and frames is not None
     try:
         answer: object = reader.read(task, FrameWriter(frames, task.shape))
-    except (BadClipError, DamagedSampleError) as error:
+    except BadSampleError as error:
         answer = error
     except Exception as error:  # the consumer's business
         answer = _portable(error)

@@ -11,7 +11,8 @@ import sys
 import threading
 from typing import Any
 
-from vidtron.data.frames import BadClipError, ClipReport, ClipTask, FrameReader
+from vidtron.data.errors import BadClipError
+from vidtron.data.frames import ClipReport, ClipTask, FrameReader
 from vidtron.data.shared_frames import Channel, SharedFrames
 
 logger = logging.getLogger(__name__)
