@@ -13,7 +13,7 @@ setup(
     version=VERSION,
     packages=find_packages(include=["vidtron", "vidtron.*"]),
     package_data={
-        "vidtron.data": ["aspect_ratios.json"],
+        "vidtron.data.planning": ["aspect_ratios.json"],
         "vidtron.data.report": ["page.css", "page.js", "template.html"],
     },
     python_requires=">=3.11",

@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from vidtron.config.data import DataConfig
 from vidtron.data.fit import ClipFit
-from vidtron.data.index import INDEX_NAME, ShardIndex
-from vidtron.data.index_schema import ROWS_PER_BATCH, schema
-from vidtron.data.index_writer import IndexWriter
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
+from vidtron.data.shards.index import INDEX_NAME, ShardIndex
+from vidtron.data.shards.index_schema import ROWS_PER_BATCH, schema
+from vidtron.data.shards.index_writer import IndexWriter
 
 SAMPLES_PER_SHARD = 1024
 SIZES = np.array([(480, 720), (720, 1280), (1080, 1920), (512, 512), (1280, 720)])

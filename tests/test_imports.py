@@ -63,8 +63,8 @@ def wrong_imports(room: str, source: str, package: str) -> list[str]:
 
 
 def test_the_rule_finds_what_it_should():
-    assert wrong_imports("models", "from vidtron.data.plan import Plan", "vidtron.models") == [
-        "vidtron.data.plan.Plan"
+    assert wrong_imports("models", "from vidtron.data.planning.plan import Plan", "vidtron.models") == [
+        "vidtron.data.planning.plan.Plan"
     ]
     assert wrong_imports("models", "from vidtron import training", "vidtron.models") == ["vidtron.training"]
     assert wrong_imports("data", "def f():\n    import vidtron.encoders.t5", "vidtron.data") == ["vidtron.encoders.t5"]

@@ -20,8 +20,8 @@ from vidtron.config.cli import parse
 from vidtron.config.errors import ConfigurationError, collect_errors, refuse
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.latent_header import LatentCacheError
-from vidtron.data.terminal import TerminalProgress
+from vidtron.data.building.terminal import TerminalProgress
+from vidtron.data.latents.header import LatentCacheError
 from vidtron.models.registry import family_of, preset, preset_names
 
 _ABOUT = (__doc__ or "").replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")

@@ -14,10 +14,10 @@ from tests.data.clip_files import build_shards, clip_bytes, shown_numbers
 from tests.data.odd_samples import OddSample
 from tests.data.small_plan import SmallPlan
 from tests.data.test_loader import odd_plan, wait_for
-from vidtron.data import workers
-from vidtron.data.decode import ClipDecoder
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
+from vidtron.data.decoding import workers
+from vidtron.data.decoding.decode import ClipDecoder
+from vidtron.data.decoding.loader import ClipLoader
+from vidtron.data.shards.index import ShardIndex
 
 PYAV = ClipDecoder("pyav")
 
@@ -49,9 +49,7 @@ def alive(process: int) -> bool:
 
 def test_processes_are_light() -> None:
     """They start fast because they import neither torch nor megatron-core."""
-    program = (
-        "import sys, vidtron.data.worker; print([m for m in ('torch', 'megatron', 'nvidia') if m in sys.modules])"
-    )
+    program = "import sys, vidtron.data.decoding.worker; print([m for m in ('torch', 'megatron', 'nvidia') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -125,8 +123,8 @@ PARENT = """
 import itertools, os, sys, time
 from pathlib import Path
 from tests.data.test_workers import OddSample, SmallPlan, PYAV, children
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.decoding.loader import ClipLoader
 folder, note, end = sys.argv[1:]
 samples = list(ShardIndex.open([folder]))
 samples[1] = OddSample(samples[1], "hang", Path(note))
