@@ -39,7 +39,7 @@ class Scenes(RowStep):
 
         manager = SceneManager()
         manager.add_detector(AdaptiveDetector(adaptive_threshold=self.threshold, min_scene_len=self.min_scene_frames))
-        manager.detect_scenes(VideoStreamAv(row["path"]))
+        manager.detect_scenes(VideoStreamAv(row["path"], suppress_output=True))
         # Without a cut the whole video is one scene.
         found = [[start.seconds, end.seconds] for start, end in manager.get_scene_list(start_in_scene=True)]
         if not found:
