@@ -56,9 +56,7 @@ def test_camera_motion_of_clips(tmp_path):
 def test_flow_grows_with_speed_and_turns_with_the_picture(tmp_path):
     upright = [np.ascontiguousarray(frame.transpose(1, 0, 2)) for frame in moving(1, 0.3, 0)]
     videos = {"a.mp4": still(1, 31), "b.mp4": moving(1, 0.15, 0), "c.mp4": moving(1, 0.3, 0), "d.mp4": upright}
-    a, b, c, d = rows_of(
-        Flow(method="farneback"), table_of(write(tmp_path / "raw", videos), tmp_path / "0.parquet")
-    )
+    a, b, c, d = rows_of(Flow(method="farneback"), table_of(write(tmp_path / "raw", videos), tmp_path / "0.parquet"))
     assert a["flow"] < 0.01 < b["flow"]
     assert c["flow"] == pytest.approx(2 * b["flow"], rel=0.4)
     assert d["flow"] == pytest.approx(c["flow"], rel=0.2)

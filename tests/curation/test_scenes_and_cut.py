@@ -39,7 +39,12 @@ def test_times_count_from_the_first_frame(tmp_path):
 def test_each_scene_becomes_a_clip(tmp_path):
     write(tmp_path / "raw", {"a.mp4": clip_bytes(40), "b.mp4": b"no video"})
     rows = [
-        {"path": str(tmp_path / "raw/a.mp4"), "scenes": [[0.0, 1.5], [1.5, 1.7], [1.7, 4.0]], "text": "x", "fps": 10.0},
+        {
+            "path": str(tmp_path / "raw/a.mp4"),
+            "scenes": [[0.0, 1.5], [1.5, 1.7], [1.7, 4.0]],
+            "text": "x",
+            "fps": 10.0,
+        },
         {"path": str(tmp_path / "raw/b.mp4"), "scenes": [[0.0, 1.0]], "text": "y", "fps": 10.0},
         {"path": "/none.mp4", "scenes": None, "text": "z", "fps": 10.0, "error": "scenes: broken"},
     ]

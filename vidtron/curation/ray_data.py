@@ -93,9 +93,9 @@ def _connect(address: str, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address == "local":
-            ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+            ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CurationError(
             f"--ray-address {address}: cannot be reached ({error}); accepted: local, auto, ray://HOST:PORT"
