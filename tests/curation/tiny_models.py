@@ -1,5 +1,6 @@
 """Tiny randomly initialised models in transformers' format, for the steps that run networks."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def make_head(path: Path, features: int = 12) -> Path:
     torch.manual_seed(1)
     sizes = [features, 8, 6, 4, 2, 1]
     state = {}
-    for number, (ins, outs) in zip((0, 2, 4, 6, 7), zip(sizes, sizes[1:], strict=False), strict=True):
+    for number, (ins, outs) in zip((0, 2, 4, 6, 7), pairwise(sizes), strict=True):
         state[f"layers.{number}.weight"] = torch.randn(outs, ins)
         state[f"layers.{number}.bias"] = torch.randn(outs)
     torch.save(state, path)
@@ -88,6 +89,6 @@ def make_llava(folder: Path, template: bool) -> Path:
     LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIDE}, crop_size=side),
         tokenizer=words, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=chat + "{% endfor %} ASSISTANT:" if template else None,
+        chat_template=chat if template else None,
     ).save_pretrained(folder)  # fmt: skip
     return folder
