@@ -28,7 +28,7 @@ TINY = {
 }
 """What the page says -> what a test can do; each must be on the page."""
 OVER_ROWS = ("probe", "scenes", "cut", "aesthetic", "flow", "ocr", "motion", "caption", "clean", "match")
-COMMANDS = 20
+COMMANDS = 18
 
 
 def commands() -> list[str]:
