@@ -27,14 +27,11 @@ def encoded(frames_HWC: Iterable[np.ndarray], fps: int = FPS, container: str = "
     return content.getvalue()
 
 
-COARSE = 32  # a text detector takes finer patches for letters
-
-
-def texture(seed: int, height: int = HEIGHT, width: int = WIDTH, patch: int = 8) -> np.ndarray:
+def texture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """A smooth random picture, which optical flow can follow."""
     import cv2
 
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // patch, width // patch, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -43,10 +40,10 @@ def still(seed: int, frames: int = 20) -> list[np.ndarray]:
     return [texture(seed)] * frames
 
 
-def moving(seed: int, across: float, down: float, frames: int = 31, patch: int = 8) -> list[np.ndarray]:
+def moving(seed: int, across: float, down: float, frames: int = 31) -> list[np.ndarray]:
     """A picture that moves so many pixels a frame to the right and down."""
     far = int(frames * max(abs(across), abs(down))) + 8
-    wide = texture(seed, HEIGHT + 2 * far, WIDTH + 2 * far, patch)
+    wide = texture(seed, HEIGHT + 2 * far, WIDTH + 2 * far)
     return [
         wide[top : top + HEIGHT, left : left + WIDTH]
         for n in range(frames)
@@ -89,4 +86,4 @@ def write(folder: Path, videos: dict[str, bytes | list[np.ndarray]]) -> Path:
 
 def three_scenes() -> list[np.ndarray]:
     """Scenes of 2.5, 3 and 2 seconds: cuts at 2.5 s and 5.5 s."""
-    return [frame for seed, frames in ((1, 25), (2, 30), (3, 20)) for frame in moving(seed, 1, 0, frames, COARSE)]
+    return [frame for seed, frames in ((1, 25), (2, 30), (3, 20)) for frame in moving(seed, 1, 0, frames)]

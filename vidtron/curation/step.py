@@ -137,7 +137,9 @@ def rows_of(step: RowStep, measure: Measure, row: Row) -> list[Row]:
     try:
         return [{**_blank(step, row), **values} for values in measure(row)]
     except Exception as error:  # a bad file makes libraries raise anything; the row tells it
-        return [failed(step, row, str(error) or type(error).__name__)]
+        # Without the path that some errors name, equal reasons can be counted.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return [failed(step, row, reason or type(error).__name__)]
 
 
 def failed(step: RowStep, row: Row, reason: str) -> Row:
