@@ -75,8 +75,9 @@ def test_the_same_on_ray(tmp_path):
 )
 def test_a_step_that_cannot_be_opened_stops(tmp_path, opening, message):
     step = Fragile(log=tmp_path / "log", opening=opening)
-    with pytest.raises(CurationError, match=message):
-        rows_of(step, table(tmp_path, ["a", "b"]), running=Running(workers=2))
+    for workers in (0, 2) if opening == "raises" else (2,):
+        with pytest.raises(CurationError, match=message):
+            rows_of(step, table(tmp_path, ["a", "b"]), running=Running(workers=workers))
     assert not (tmp_path / "fragile.parquet").exists()
 
 

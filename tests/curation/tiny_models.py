@@ -83,9 +83,8 @@ def make_llava(folder: Path, template: bool) -> Path:
         model.lm_head.weight[: words.convert_tokens_to_ids(WORDS[0])] = 0  # it says words, not special tokens
     model.save_pretrained(folder)
     side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    chat = (
-        "USER: {% for part in messages[0]['content'] %}{{ '<image> ' if part['type'] == 'image' else part['text'] }}"
-    )
+    part = "{{ '<image> ' if part['type'] == 'image' else part['text'] }}"
+    chat = "USER: {% for part in messages[0]['content'] %}" + part + "{% endfor %} ASSISTANT:"
     LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIDE}, crop_size=side),
         tokenizer=words, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,

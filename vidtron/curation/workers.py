@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from vidtron.curation.step import RowStep, failed, rows_of
+from vidtron.curation.step import Measure, RowStep, failed, rows_of
 from vidtron.curation.table import CurationError, Row
 
 _TRIES = 2
@@ -65,7 +65,7 @@ class Crew:
         self._row_seconds = row_seconds
         self._threads = max(1, (os.cpu_count() or 1) // max(1, count))
         self._workers = [_Worker(step, number, self._threads) for number in range(count)]
-        self._measure = None if count else step.open(0)
+        self._measure = None if count else _opened(step, 0)
 
     def map(self, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, list[Row]]]:
         """(number, rows it becomes) for each (number, row), as they get ready.
@@ -131,7 +131,7 @@ class Crew:
                 worker.started = time.monotonic()
                 return
             if kind == "unusable":
-                raise CurationError(f"{self._step.name}: {content}")
+                raise CurationError(content)
             if kind == "rows":
                 worker.job = None
                 yield job.number, content
@@ -152,6 +152,13 @@ class Crew:
             yield job.number, [failed(self._step, job.row, f"{told}, {_TRIES} times")]
 
 
+def _opened(step: RowStep, number: int) -> Measure:
+    try:
+        return step.open(number)
+    except Exception as error:  # whatever a library raises for weights it does not like
+        raise CurationError(f"{step.name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
 def _serve(connection: Connection, step: RowStep, number: int, threads: int) -> None:
     """A worker's life: open the step, then answer each row, until the pipe ends."""
     import signal
@@ -160,9 +167,9 @@ def _serve(connection: Connection, step: RowStep, number: int, threads: int) -> 
     for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
         os.environ.setdefault(name, str(threads) if name == "OMP_NUM_THREADS" else "false")
     try:
-        measure = step.open(number)
-    except Exception as error:  # whatever a library raises for weights it does not like
-        _send(connection, ("unusable", str(error) or type(error).__name__))
+        measure = _opened(step, number)
+    except CurationError as error:
+        _send(connection, ("unusable", str(error)))
         return
     _send(connection, ("ready", None))
     while True:
