@@ -23,7 +23,7 @@ TINY = {
     "match >= 20": "match >= -100",
     "ocr_area < 0.05": "ocr_area <= 1",  # the detector takes random patches for letters
     "--shares 0.5": "--shares 0.5 --max-new-tokens 8",
-    "--nproc-per-node 8": "--nproc-per-node 2",
+    "--nproc-per-node 8": "--nproc-per-node 1",
     "cogvideox-2b": "cogvideox-tiny",
     " --bf16": " --height 64 --width 80",
     "--global-batch-size 32 --train-iters 100000": "--global-batch-size 2 --train-iters 2 --lr-warmup-iters 0",
