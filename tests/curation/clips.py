@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 HEIGHT, WIDTH = 96, 128
 FPS = 10
@@ -29,7 +30,7 @@ def encoded(frames_HWC: Iterable[np.ndarray], fps: int = FPS, container: str = "
 
 def texture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """A smooth random picture, which optical flow can follow."""
-    import cv2
+    cv2 = pytest.importorskip("cv2")
 
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -53,7 +54,7 @@ def moving(seed: int, across: float, down: float, frames: int = 31) -> list[np.n
 
 def zooming(seed: int, factor: float, frames: int = 31) -> list[np.ndarray]:
     """A picture that is larger by this factor from frame to frame."""
-    import cv2
+    cv2 = pytest.importorskip("cv2")
 
     wide = texture(seed, 2 * HEIGHT, 2 * WIDTH)
     start = 1.0 if factor > 1 else factor**-frames
@@ -67,7 +68,7 @@ def zooming(seed: int, factor: float, frames: int = 31) -> list[np.ndarray]:
 
 def with_text(words: Sequence[str], frames: int = 12) -> list[np.ndarray]:
     """White lettering on grey, one line for each word."""
-    import cv2
+    cv2 = pytest.importorskip("cv2")
 
     picture = np.full((240, 320, 3), 60, dtype=np.uint8)
     for line, word in enumerate(words):

@@ -95,12 +95,11 @@ def test_from_files_to_training(clips, tmp_path):
 
     where = "error is null and flow > 0.05 and num_frames >= 17"
     filtered = read_table(table).filter(Condition(where).of(read_table(table)))
+    shot_of = {(shot.video, shot.first): shot for shot in fetch.SHOTS}
     captions = [
-        {
-            "path": row["path"],
-            "text": f"The video shows {fetch.SHOTS[5 if 'carphone' in row['path'] else row['scene']].caption}",
-        }
+        {"path": row["path"], "text": f"The video shows {shot.caption}"}
         for row in filtered.to_pylist()
+        for shot in [shot_of[Path(row["source"]).name, round(row["start"] * FRAMES_A_SECOND)]]
     ]
     given = read_table(write_rows(tmp_path / "captions.parquet", captions))
     run_table_step(

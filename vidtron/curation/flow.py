@@ -56,6 +56,10 @@ class Flow(ModelStep):
         """Farneback's method runs on the CPU."""
         return self.method == "raft" and super().uses_gpu()
 
+    def runs_network(self) -> bool:
+        """Only RAFT is one."""
+        return self.method == "raft"
+
     def open(self, worker: int) -> Measure:
         """Load the network."""
         import cv2

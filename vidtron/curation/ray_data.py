@@ -49,7 +49,8 @@ def measured(
         table: all rows.
         due: ranges of rows that are wanted.
         address: of the cluster, or local.
-        workers: actors; None: one per CPU of the cluster, or per GPU for steps that use one.
+        workers: actors; None: one per CPU of the cluster; for steps that run a network one per GPU, or one per node
+            without GPUs.
         row_seconds: see Running.
 
     Raises:
@@ -106,4 +107,6 @@ def _cluster_size(step: RowStep) -> int:
     """Actors that the cluster has room for."""
     import ray
 
+    if step.runs_network() and not step.uses_gpu():
+        return sum(node["Alive"] for node in ray.nodes())
     return max(1, int(ray.cluster_resources().get("GPU" if step.uses_gpu() else "CPU", 1)))

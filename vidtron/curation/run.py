@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,7 +34,8 @@ class Running:
     """How a step is run; nothing here changes the table."""
 
     workers: int | None = None
-    """Processes; unset: one per CPU, or one per GPU for steps that use one; 0: in the command's own process."""
+    """Processes; unset: one per CPU; for steps that run a network one per GPU, or a single one without GPUs; 0: in the
+    command's own process."""
     rows_per_part: int = 64
     """Rows after which an interrupted run need not repeat them."""
     row_seconds: float = 600.0
@@ -124,14 +125,13 @@ def _check_running(running: Running) -> None:
 def _measure(step: RowStep, table: pa.Table, parts: "_Parts", due: Sequence[range], running: Running) -> None:
     """Measure the rows of all parts that are due, and write each part when its last row is done."""
     rows_due = sum(len(part) for part in due)
-    part_of = {number: part for part in due for number in part}
-    collected: dict[range, dict[int, list[Row]]] = {part: {} for part in due}
+    collected: defaultdict[range, dict[int, list[Row]]] = defaultdict(dict)
     with (
         tqdm(total=table.num_rows, initial=table.num_rows - rows_due, unit="row", desc=step.name, disable=None) as bar,
         closing(_results(step, table, due, running)) as results,
     ):
         for number, rows in results:
-            part = part_of[number]
+            part = parts.range_of(number)
             collected[part][number] = rows
             bar.update()
             if len(collected[part]) == len(part):
@@ -165,7 +165,7 @@ def default_workers(step: RowStep) -> int:
         import torch
 
         return torch.cuda.device_count()
-    return os.cpu_count() or 1
+    return 1 if step.runs_network() else os.cpu_count() or 1
 
 
 class _Parts:
@@ -204,6 +204,10 @@ class _Parts:
             temporary.replace(self._about)
         starts = range(0, self._rows, rows_per_part)
         self.ranges = [range(start, min(start + rows_per_part, self._rows)) for start in starts]
+
+    def range_of(self, number: int) -> range:
+        """The part that a row belongs to."""
+        return self.ranges[number // len(self.ranges[0])]
 
     def is_done(self, part: range) -> bool:
         """Whether these rows were measured."""

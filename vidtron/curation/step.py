@@ -59,6 +59,10 @@ class RowStep:
         """Whether a worker of it wants a GPU."""
         return False
 
+    def runs_network(self) -> bool:
+        """Whether each worker loads the weights of a network."""
+        return False
+
 
 @dataclass(frozen=True)
 class ModelStep(RowStep):
@@ -81,6 +85,10 @@ class ModelStep(RowStep):
         import torch
 
         return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+
+    def runs_network(self) -> bool:
+        """Each worker loads the weights."""
+        return True
 
     def torch_device(self, worker: int) -> Any:
         """The device of one worker."""
