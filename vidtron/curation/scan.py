@@ -8,7 +8,7 @@ import pyarrow as pa
 from vidtron.curation.table import CurationError
 from vidtron.data.clip_source import VIDEO_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
 
 
 def scan(folder: Path, images: bool) -> pa.Table:
