@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("vidtron")
 setup(
     version=VERSION,
     packages=find_packages(include=["vidtron", "vidtron.*"]),
+    package_data={"vidtron.data": ["aspect_ratios.json"]},
     python_requires=">=3.11",
     install_requires=[
         "av>=14",
@@ -22,6 +23,7 @@ setup(
         "psutil>=5.9",  # megatron-core's checkpoint writer imports it without asking for it
         "pyarrow>=15",
         "pyyaml>=6",
+        "safetensors>=0.4.3",
         "torch",  # no pin: a cluster's own build stays
         "tqdm>=4.60",
         "tyro>=1.0",

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from vidtron.data.index import Sample, sample_line, write_index
+from vidtron.data.index_writer import IndexWriter
 from vidtron.data.probe import probe
+from vidtron.data.sample import IndexRow
 
 
 def moving_colours_THWC(seed: int, frames: int, height: int, width: int) -> torch.Tensor:
@@ -50,11 +51,10 @@ def write_shards(
                 member = tarfile.TarInfo(f"{key}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    lines = []
-    with tarfile.open(shard) as tar:
+    with tarfile.open(shard) as tar, IndexWriter(folder) as index:
         for key, (facts, characters) in samples.items():
             found = {extension: tar.getmember(f"{key}.{extension}") for extension in ("mp4", "txt", "json")}
             members = {extension: (member.offset_data, member.size) for extension, member in found.items()}
-            lines.append(sample_line(shard.name, Sample(key, shard, members, facts, characters)))
-    write_index(folder, {shard.name: shard.stat().st_size}, lines, {})
+            index.add(IndexRow(shard.name, key, "mp4", members, facts, characters))
+        index.finish({shard.name: shard.stat().st_size})
     return folder

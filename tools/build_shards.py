@@ -2,51 +2,23 @@
 
     python tools/build_shards.py --input CLIPS --output SHARDS
 
-CLIPS is a folder with videos/x.mp4 and labels/x.txt, a folder with x.mp4 and x.txt side by side, or a .csv, .tsv or
-.jsonl file with the columns path and caption. SHARDS becomes a folder of webdataset tars (mp4, txt, json) and an
-index. Run the same command again to finish a build that was interrupted. Clips that cannot be read or have no
-caption are named, skipped and counted.
+CLIPS is a folder with videos/x.mp4 and labels/x.txt, a folder with x.mp4 and x.txt side by side, or a .csv, .tsv,
+.jsonl or .parquet file with the columns path and caption. Images (.jpg, .png, .webp) are samples of one frame and
+stored as they are. SHARDS becomes a folder of webdataset tars (mp4 or image, txt, json) and an index. Run the same
+command again to finish a build that was interrupted. Clips that cannot be read or have no caption are named, skipped
+and counted.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from vidtron.data.build_state import BuildError
 from vidtron.data.clip_source import SourceError
-from vidtron.data.shard_writer import BuildError, BuildOptions, BuildResult, Progress, Skipped, StoredCodec, build
+from vidtron.data.shard_writer import BuildOptions, StoredCodec, build
+from vidtron.data.terminal import TerminalProgress, add_index_arguments, report
 from vidtron.data.transcode import Edit
-
-
-class TerminalProgress(Progress):
-    """A bar on a terminal, a line for each shard elsewhere; every skipped clip by name."""
-
-    def __init__(self) -> None:
-        self.bar: tqdm | None = None
-
-    def begin(self, pieces: int, done: int) -> None:
-        self.bar = tqdm(total=pieces, initial=done, unit="clip", disable=None)
-        if done:
-            self.bar.write(f"{done} of {pieces} clips were done before", file=sys.stderr)
-
-    def piece(self, skipped: Skipped | None) -> None:
-        assert self.bar is not None
-        if skipped is not None:
-            self.bar.write(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
-        self.bar.update()
-
-    def shard(self, name: str, samples: int) -> None:
-        assert self.bar is not None
-        if self.bar.disable:
-            print(f"{name}: {samples} clips", file=sys.stderr)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self.bar is not None:
-            self.bar.close()
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -86,14 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     writing.add_argument(
         "--samples-per-shard", type=int, default=256, metavar="N", help="clips in a tar (default: 256)"
     )
-    writing.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="clips transcoded at a time (default: CPUs)",
-    )
-    writing.add_argument("--strict", action="store_true", help="exit with status 1 if a clip was skipped")
+    add_index_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -108,17 +73,6 @@ def chosen_codec(codec: str, changes: bool) -> StoredCodec:
     return "vp9"
 
 
-def report(result: BuildResult, output: Path) -> None:
-    """Print what was done."""
-    if result.already_complete:
-        print(f"{output} was complete already")
-    print(f"{output}: {result.samples} samples, shards: {result.shards}")
-    if result.left_over_seconds >= 0.05:
-        print(f"{result.left_over_seconds:.1f} seconds at the ends of clips were too short for a piece")
-    if result.skipped:
-        print(f"{len(result.skipped)} clips skipped; {output / 'skipped.jsonl'} names them")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for skipped clips under --strict, 2 for arguments that cannot be used, 130 for Ctrl-C."""
     arguments = parse(argv)
@@ -131,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cut_seconds=arguments.cut_seconds,
         samples_per_shard=arguments.samples_per_shard,
         workers=arguments.workers,
+        tokenizer=arguments.tokenizer,
+        scores=tuple(arguments.scores),
     )
     progress = TerminalProgress()
     try:
@@ -143,7 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         progress.close()
-    report(result, arguments.output)
+    if result.already_complete:
+        print(f"{arguments.output} was complete already")
+    report(arguments.output, result.samples, result.shards, len(result.skipped))
+    if result.left_over_seconds >= 0.05:
+        print(f"{result.left_over_seconds:.1f} seconds at the ends of clips were too short for a piece")
     return 1 if arguments.strict and result.skipped else 0
 
 

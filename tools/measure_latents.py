@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from vidtron.config.data import EncoderConfig
-from vidtron.data.decode import ClipDecoder
+from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.data.index import ShardIndex
+from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
 from vidtron.encoders import video_autoencoder
 from vidtron.inference.video_io import psnr, to_uint8
@@ -33,11 +33,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), device, torch.float32)
-    plan = Plan(ShardIndex.open(arguments.data_path), 0, arguments.num_frames, sequential=True)
-    decoder = ClipDecoder(arguments.height, arguments.width, device=device)
+    index = ShardIndex.open(arguments.data_path)
+    data = DataConfig(num_frames=arguments.num_frames, height=arguments.height, width=arguments.width)
+    clips = ClipLoader(
+        Plan.from_config(index, data, 0, sequential=True), data, range(min(arguments.clips, len(index))), num_workers=0
+    )
     latents, quality = [], []
-    for position in range(min(arguments.clips, len(plan))):
-        frames_TCHW = decoder.decode(plan.sample(position), plan.frames_at(position))
+    for clip in clips:
+        frames_TCHW = clip.frames_TCHW
+        assert frames_TCHW is not None
         video_CTHW = (frames_TCHW.float() / 127.5 - 1).permute(1, 0, 2, 3)
         latents_CTHW = autoencoder.encode(video_CTHW).mean_CTHW.cpu()
         latents.append(latents_CTHW)

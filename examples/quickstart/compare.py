@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.decode import ClipDecoder
 from vidtron.data.index import ShardIndex
+from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
 from vidtron.encoders.factory import video_autoencoder
 from vidtron.inference.config import SamplingConfig
@@ -28,8 +28,9 @@ from vidtron.inference.video_io import contact_sheet, psnr, to_uint8, write_vide
 def training_clip(run: RunConfig, number: int) -> tuple[str, torch.Tensor]:
     """Caption and frames [T, C, H, W] of a clip of the training shards, cut as in training."""
     plan = Plan.from_config(ShardIndex.open(run.data.data_path), run.data, run.training.seed, sequential=True)
-    clip = plan.sample(number)
-    return clip.caption(), ClipDecoder.from_config(run.data).decode(clip, plan.frames_at(number))
+    clip = next(ClipLoader(plan, run.data, [number], num_workers=0))
+    assert clip.frames_TCHW is not None
+    return clip.caption, clip.frames_TCHW
 
 
 def reconstruction(run: RunConfig, frames_TCHW: torch.Tensor) -> torch.Tensor:

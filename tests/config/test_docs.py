@@ -28,8 +28,8 @@ def test_texts_mention_only_flags_that_exist():
     for name in preset_names():
         for flag in flags(type(preset(name).network)).values():
             legal |= {flag.option, f"--no-{flag.option[2:]}"}
-    folders = ("tools", "tools/curate", "vidtron/inference", "vidtron/curation")
-    programs = [path for folder in folders for path in ROOT.glob(f"{folder}/*.py")]
+    rooms = ("inference", "data", "curation")
+    programs = [*ROOT.glob("tools/**/*.py"), *(path for room in rooms for path in ROOT.glob(f"vidtron/{room}/*.py"))]
     sources = "".join(path.read_text() for path in programs)
     unknown = {
         (page.name, word)

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from vidtron.data.index import ShardIndex
@@ -73,6 +74,13 @@ def clip_bytes(
                 frame.pts = round(seconds[number] * 90000)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
+    return target.getvalue()
+
+
+def image_bytes(kind: str, height: int = 48, width: int = 72, number: int = 5) -> bytes:
+    """An image of a numbered frame; kind: JPEG, PNG or WEBP."""
+    target = io.BytesIO()
+    Image.fromarray(numbered_frame(number, height, width)).save(target, kind)
     return target.getvalue()
 
 

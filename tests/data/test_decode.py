@@ -25,27 +25,24 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sample]:
     return {sample.key: sample for sample in index}
 
 
-def decoder(which: str = "auto") -> ClipDecoder:
-    return ClipDecoder(48, 72, which)  # type: ignore[arg-type]
-
-
+SIZE = (48, 72)
 WINDOWS = [[0], [0, 1, 2], list(range(11, 28)), [39], [5, 5, 9, 30, 30], [38, 39, 0, 1], list(range(40))]
 
 
 @pytest.mark.parametrize("which", ["pyav", pytest.param("auto", marks=needs_dali)])
 @pytest.mark.parametrize("kind", ["h264", "hevc", "vp9", "mjpeg", "irregular", "vp9irregular", "opengop"])
 def test_exactly_the_wanted_frames(samples: dict[str, Sample], kind: str, which: str) -> None:
-    clips = decoder(which)
+    clips = ClipDecoder(which)
     for numbers in WINDOWS:
-        frames_TCHW = clips.decode(samples[kind], numbers)
+        frames_TCHW = clips.decode(samples[kind], numbers, *SIZE)
         assert shown_numbers(frames_TCHW) == numbers
-        assert frames_TCHW.shape == (len(numbers), 3, 48, 72) and frames_TCHW.dtype == torch.uint8
+        assert frames_TCHW.shape == (len(numbers), 3, *SIZE) and frames_TCHW.dtype == torch.uint8
     assert not clips.rescued
 
 
 @needs_dali
 def test_the_decoder_follows_the_codec(samples: dict[str, Sample]) -> None:
-    clips = decoder()
+    clips = ClipDecoder()
     assert {kind: clips.decoder_of(sample) for kind, sample in samples.items()} == {
         "h264": "pyav",
         "hevc": "pyav",
@@ -55,22 +52,24 @@ def test_the_decoder_follows_the_codec(samples: dict[str, Sample]) -> None:
         "vp9irregular": "dali",
         "mjpeg": "dali",
     }
-    clips.decode(samples["vp9"], [3])
-    clips.decode(samples["h264"], [3])
+    clips.decode(samples["vp9"], [3], *SIZE)
+    clips.decode(samples["h264"], [3], *SIZE)
     assert clips.decoded == {"dali": 1, "pyav": 1}
 
 
 @needs_dali
 @pytest.mark.parametrize("kind", ["vp9", "mjpeg"])
 def test_dali_and_pyav_show_the_same(samples: dict[str, Sample], kind: str) -> None:
-    ours, theirs = (decoder(which).decode(samples[kind], list(range(40))).float() for which in ("pyav", "auto"))
+    ours, theirs = (
+        ClipDecoder(which).decode(samples[kind], list(range(40)), *SIZE).float() for which in ("pyav", "auto")
+    )
     assert (ours - theirs).abs().mean() < 4  # colours are upsampled in different ways
     assert (ours[:-1] - theirs[1:]).abs().mean() > 10
 
 
 def test_colours_are_right(samples: dict[str, Sample]) -> None:
     for kind in ("h264", "vp9", "mjpeg"):
-        patch_C = decoder("pyav").decode(samples[kind], [0])[0, :, 40:46, 10:60].float().mean((1, 2))
+        patch_C = ClipDecoder("pyav").decode(samples[kind], [0], *SIZE)[0, :, 40:46, 10:60].float().mean((1, 2))
         assert torch.allclose(patch_C, torch.tensor([200.0, 0.0, 0.0]), atol=6), kind
 
 
@@ -82,8 +81,8 @@ def test_rotated_clips_come_upright(tmp_path: Path, clockwise: int) -> None:
     assert not turned.clip.plain and straight.clip.plain
     assert (turned.clip.width, turned.clip.height) == ((48, 72) if clockwise % 180 else (72, 48))
     size = (turned.clip.height, turned.clip.width)
-    seen = ClipDecoder(*size).decode(turned, [0, 1, 2])
-    expected = torch.rot90(ClipDecoder(48, 72).decode(straight, [0, 1, 2]), -clockwise // 90, (2, 3))
+    seen = ClipDecoder().decode(turned, [0, 1, 2], *size)
+    expected = torch.rot90(ClipDecoder().decode(straight, [0, 1, 2], *SIZE), -clockwise // 90, (2, 3))
     assert torch.equal(seen, expected)
 
 
@@ -120,7 +119,7 @@ def test_bad_clips_are_named(tmp_path: Path, codec: str, harm: str) -> None:
         sample, {"pictures": damaged(content), "everything": b"nothing", "end": clip_bytes(20, codec)}[harm]
     )
     with pytest.raises(BadClipError, match=r"sample good of .*shard-000000\.tar cannot be decoded: \w+") as caught:
-        decoder().decode(sample, list(range(20, 37)))
+        ClipDecoder().decode(sample, list(range(20, 37)), *SIZE)
     assert (caught.value.key, caught.value.shard) == ("good", str(sample.shard))
 
 
@@ -132,38 +131,38 @@ def test_pyav_reads_what_dali_fails_on(
         raise UndecodableError("it would not")
 
     monkeypatch.setattr(dali, "decode", fail)
-    clips = decoder()
-    assert shown_numbers(clips.decode(samples["vp9"], [7, 8])) == [7, 8]
+    clips = ClipDecoder()
+    assert shown_numbers(clips.decode(samples["vp9"], [7, 8], *SIZE)) == [7, 8]
     assert clips.rescued == ["vp9"] and clips.decoded == {"dali": 0, "pyav": 1}
     assert "it would not" in caplog.text and "sample vp9" in caplog.text
     for _ in range(20):
-        clips.decode(samples["vp9"], [7])
+        clips.decode(samples["vp9"], [7], *SIZE)
     assert len(clips.rescued) == 21 and caplog.text.count("it would not") == 10
 
 
 @needs_dali
 def test_dali_alone_refuses_what_it_cannot_read(samples: dict[str, Sample]) -> None:
     with pytest.raises(BadClipError, match="DALI reads no h264 here"):
-        decoder("dali").decode(samples["h264"], [0])
-    assert shown_numbers(decoder("dali").decode(samples["vp9"], [4])) == [4]
+        ClipDecoder("dali").decode(samples["h264"], [0], *SIZE)
+    assert shown_numbers(ClipDecoder("dali").decode(samples["vp9"], [4], *SIZE)) == [4]
 
 
 def test_missing_dali(monkeypatch: pytest.MonkeyPatch, samples: dict[str, Sample]) -> None:
     monkeypatch.setattr("vidtron.data.decode.installed_packages", frozenset)
     with pytest.raises(ImportError, match="--decoder dali"):
-        decoder("dali")
-    assert decoder("auto").decoder_of(samples["vp9"]) == "pyav"
+        ClipDecoder("dali")
+    assert ClipDecoder("auto").decoder_of(samples["vp9"]) == "pyav"
 
 
 @pytest.mark.gpu
 @needs_dali
 @pytest.mark.parametrize("kind", ["h264", "hevc", "vp9"])
 def test_nvdec_agrees_with_pyav(samples: dict[str, Sample], kind: str) -> None:
-    gpu = ClipDecoder(48, 72, "dali", "cuda")
+    gpu = ClipDecoder("dali", "cuda")
     for numbers in WINDOWS:
-        assert shown_numbers(gpu.decode(samples[kind], numbers)) == numbers
-    ours = decoder("pyav").decode(samples[kind], list(range(40))).float()
-    assert (gpu.decode(samples[kind], list(range(40))).float() - ours).abs().mean() < 6
+        assert shown_numbers(gpu.decode(samples[kind], numbers, *SIZE)) == numbers
+    ours = ClipDecoder("pyav").decode(samples[kind], list(range(40)), *SIZE).float()
+    assert (gpu.decode(samples[kind], list(range(40)), *SIZE).float() - ours).abs().mean() < 6
 
 
 def test_irregular_times_are_in_the_index(samples: dict[str, Sample]) -> None:

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from vidtron.data.index import ClipFacts
-from vidtron.data.windows import available_frames, frame_numbers
+from vidtron.data.windows import available_frames, available_frames_of, frame_numbers
 
 
 def clip(frames: int, fps: float = 10.0, times: tuple[float, ...] | None = None) -> ClipFacts:
@@ -56,3 +57,28 @@ def test_short_clips() -> None:
     assert frame_numbers(clip(1), 3, 8.0, "pad", 0.2) == [0, 0, 0]
     with pytest.raises(ValueError, match="3 of 7 frames"):
         frame_numbers(clip(3), 7, None, "skip", 0.0)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.5, 0.999999])
+@pytest.mark.parametrize(("frames", "interval"), [(9, 2), (10, 2), (40, 3), (5, 1), (17, 4)])
+def test_frame_intervals(frames: int, interval: int, where: float) -> None:
+    numbers = frame_numbers(clip(frames), 5, None, "skip", where, interval)
+    assert numbers == list(range(numbers[0], numbers[0] + 4 * interval + 1, interval))
+    assert numbers[0] >= 0 and numbers[-1] < frames
+
+
+def test_short_clips_at_an_interval() -> None:
+    assert available_frames(clip(8), None, 2) == 4 and available_frames(clip(9), None, 2) == 5
+    assert frame_numbers(clip(8), 6, None, "pad", 0.9, 2) == [0, 2, 4, 6, 6, 6]
+    assert frame_numbers(clip(8), 6, None, "loop", 0.9, 2) == [0, 2, 4, 6, 0, 2]
+    with pytest.raises(ValueError, match="4 of 5 frames"):
+        frame_numbers(clip(8), 5, None, "skip", 0.0, 2)
+
+
+@pytest.mark.parametrize(("fps", "interval"), [(None, 1), (None, 3), (8.0, 1), (30000 / 1001, 1), (0.3, 1)])
+def test_frames_of_many_clips(fps: float | None, interval: int) -> None:
+    clips = [clip(frames, rate) for frames in range(1, 60) for rate in (10.0, 23.976, 29.97003)]
+    frames = np.array([one.frames for one in clips], np.int32)
+    duration = np.array([one.duration for one in clips])
+    expected = [available_frames(one, fps, interval) for one in clips]
+    assert available_frames_of(frames, duration, fps, interval).tolist() == expected

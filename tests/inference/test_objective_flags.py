@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vidtron.config.data import ClipSize
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.run import RunConfig
 from vidtron.diffusion.continuous import EDMSchedule, FlowSchedule
@@ -24,6 +25,7 @@ from vidtron.inference.objective import (
 )
 from vidtron.models.registry import preset, preset_names
 
+SIZE = ClipSize(17, 64, 96)
 QUANTILES = torch.linspace(0, 0.999, 50, dtype=torch.float64)
 
 
@@ -98,13 +100,13 @@ def test_schedules(flags, expected):
 )
 @pytest.mark.parametrize("part", [(0.0, 1.0), (0.2, 0.6)])
 def test_densities(flags, density, part):
-    drawn = timesteps_of(run(schedule="flow", timestep_range=part, **flags), FlowSchedule())(QUANTILES)
+    drawn = timesteps_of(run(schedule="flow", timestep_range=part, **flags), FlowSchedule(), SIZE)(QUANTILES)
     assert torch.equal(drawn, timesteps_at(density, FlowSchedule(), QUANTILES, part))
 
 
 def test_speed_draws_fewer_of_the_noisiest():
     config = run(schedule="ddpm-linear", timestep_density="speed")
-    drawn = timesteps_of(config, schedule_of(config.objective))(QUANTILES)
+    drawn = timesteps_of(config, schedule_of(config.objective), SIZE)(QUANTILES)
     assert (drawn >= 700).double().mean() < 0.2
 
 
@@ -112,10 +114,10 @@ def test_shift_by_size_is_open_soras():
     config = run(schedule="flow", timestep_shift=2.0, timestep_shift_by_size=True)
     config.data = replace(config.data, height=144, width=256, num_frames=51)
     shift = 2.0 * (144 * 256 / 512**2) ** 0.5 * 15**0.5
-    assert timestep_shift_of(config) == pytest.approx(shift)
-    drawn = timesteps_of(config, FlowSchedule())(QUANTILES)
+    assert timestep_shift_of(config, config.data.size) == pytest.approx(shift)
+    drawn = timesteps_of(config, FlowSchedule(), config.data.size)(QUANTILES)
     torch.testing.assert_close(drawn / (1000 - drawn), shift * QUANTILES / (1 - QUANTILES))
-    assert timestep_shift_of(run(timestep_shift=2.0)) == 2.0
+    assert timestep_shift_of(run(timestep_shift=2.0), SIZE) == 2.0
 
 
 def test_rank_groups():

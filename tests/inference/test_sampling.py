@@ -6,10 +6,19 @@ import torch
 from tests.diffusion.mixture import MEAN, VARIANCE, ideal_x0
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.run import RunConfig
+from vidtron.diffusion.editing import AncestralEdit, FlowEdit
 from vidtron.diffusion.guidance import ConstantScale, DynamicScale
+from vidtron.diffusion.levels import Level
 from vidtron.inference.denoiser import with_guidance
 from vidtron.inference.objective import objective_of
-from vidtron.inference.sampling import SamplerConfig, check_sampler, guidance_of, guided_channels, sample_latents
+from vidtron.inference.sampling import (
+    SamplerConfig,
+    check_sampler,
+    frame_edit,
+    guidance_of,
+    guided_channels,
+    sample_latents,
+)
 
 FLOW = {"schedule": "flow", "parameterization": "flow"}
 EDM = {"schedule": "edm", "parameterization": "edm"}
@@ -126,10 +135,11 @@ class Recorder:
     """A network that answers with its text's mean and notes its batches."""
 
     def __init__(self):
-        self.batches = []
+        self.batches, self.masks = [], []
 
-    def __call__(self, noisy, timestep, text, image=None):
+    def __call__(self, noisy, timestep, text, image=None, frame_mask=None):
         self.batches.append((len(noisy), None if image is None else len(image)))
+        self.masks.append(frame_mask)
         return text.mean((1, 2)).view(-1, 1, 1, 1, 1).expand(noisy.shape).clone()
 
 
@@ -143,3 +153,33 @@ def test_the_network_is_asked_twice_only_where_guidance_needs_it():
     assert out[:, :, 3:].unique().tolist() == [2.0]
     with_guidance(network, text, null, ConstantScale(2.0), image_latents=noisy)(noisy, 900)
     assert network.batches == [(1, None), (2, None), (2, 2)]
+
+
+def test_both_halves_of_guidance_are_told_of_given_frames():
+    network, noisy, text = Recorder(), torch.zeros(1, 2, 4, 2, 2), torch.zeros(1, 3, 5)
+    mask = torch.tensor([False, True]).view(1, 2, 1, 1, 1)
+    guided = with_guidance(network, text, text, lambda timestep: 1.0 if timestep < 500 else 3.0)
+    guided(noisy, 900, mask)
+    guided(noisy, 100, mask)
+    assert network.masks[0].flatten(1).tolist() == [[False, True]] * 2
+    assert network.masks[1] is mask
+
+
+@pytest.mark.parametrize(
+    ("flags", "sampler", "rule", "changed"),
+    [
+        ({}, "ddim", AncestralEdit, False),
+        (LINEAR, "ancestral", AncestralEdit, True),
+        (FLOW, "euler", FlowEdit, False),
+    ],
+)
+def test_rules_of_given_frames(flags, sampler, rule, changed):
+    """Whether a frame that is kept takes the result of the last step."""
+    share = torch.tensor([0.0, 1.0])
+    edit = frame_edit(SamplerConfig(sampler=sampler), run(**flags), share, lambda step: torch.zeros(1, 2, 1, 1, 1))
+    assert type(edit) is rule
+    latents = torch.ones(1, 2, 1, 1, 1)
+    for step, level in enumerate([Level(600, 0.4, 0.6), Level(200, 0.8, 0.2)]):
+        _, mask, moves = edit.enter(latents, step, 2, level)
+        assert mask.flatten().tolist() == [False, True]
+        assert moves.flatten().tolist() == [changed and step == 1, True]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vidtron.parallel import STREAMS, named_generator, sample_generator
+from vidtron.parallel import STREAMS, named_generator, sample_generator, sample_random
 from vidtron.parallel.randomness import kept
 
 
@@ -23,6 +23,15 @@ def test_these_values_stay() -> None:
     assert torch.randint(1000, (3,), generator=named_generator(1234, "permutation")).tolist() == NAMED
 
 
+def test_pythons_generator() -> None:
+    assert [sample_random(1234, 7, "frame_mask").randrange(1000) for _ in range(2)] == [PYTHON] * 2
+    draws = [sample_random(*key).random() for key in ((1, 2, "noise"), (2, 1, "noise"), (1, 2, "crop"))]
+    assert len(set(draws)) == 3
+    with pytest.raises(ValueError, match="unknown random stream 'masks'"):
+        sample_random(1, 2, "masks")
+
+
+PYTHON = 886
 SAMPLE, NAMED = [887, 571, 99], [531, 976, 851]
 
 

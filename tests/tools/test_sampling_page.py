@@ -25,7 +25,7 @@ def test_every_command(trained, tmp_path):  # noqa: F811
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     page = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
     commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
-    assert len(commands) == 4
+    assert len(commands) == 5
     shapes = []
     for command in commands:
         fast = command.replace("sample_video.py --load", "sample_video.py --sampling-steps 2 --load")
@@ -37,6 +37,6 @@ def test_every_command(trained, tmp_path):  # noqa: F811
         assert done.returncode == 0, done.stdout + done.stderr
         bicycle = tmp_path / "VIDEOS" / "0000-a-bicycle-on-a-street-1234.mp4"
         shapes.append(tuple(read_video(bicycle)[0].shape) if bicycle.exists() else None)
-    assert shapes == [(9, 3, 32, 48), (17, 3, 64, 96), None, (9, 3, 32, 48)]
+    assert shapes == [(9, 3, 32, 48), (17, 3, 64, 96), (17, 3, 32, 48), None, (9, 3, 32, 48)]
     again, first = (tmp_path / folder / "0001-a-lake-1234.mp4" for folder in ("AGAIN", "VIDEOS"))
     assert again.read_bytes() == first.read_bytes()

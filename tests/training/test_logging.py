@@ -8,7 +8,8 @@ from vidtron.training.logging import Logger, Terminal
 
 ROW = {
     "kind": "train", "iteration": 1, "loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-4, "samples_per_second": 1.0,
-    "tokens_per_second": 1.0, "model_tflops_per_device": 1.0, "memory_gib": 1.0, "data_wait_seconds": 0.0,
+    "tokens_per_second": 1.0, "model_tflops_per_device": 1.0, "memory_gib": 1.0, "data_percent": 0.0,
+    "decode_percent": 0.0, "encode_percent": 0.0, "bucket": "32x48-9f", "bad_samples": 0,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from vidtron.training.metrics import Costs, Peak, curves, line, model_tflops_per_device, peak, throughput
+from vidtron.training.batches import Work
+from vidtron.training.metrics import Costs, Peak, curves, data_work, line, model_tflops_per_device, peak, throughput
 
 
 def test_model_tflops():
@@ -50,11 +51,16 @@ def test_throughput():
 def test_lines():
     row = {
         "kind": "train", "iteration": 3, "loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-4, "memory_gib": 2.0,
-        "data_wait_seconds": 0.012, **throughput(Costs(3e12, 50, 4, Peak(30.0, "x")), 8, 2.0),
+        "bucket": "9x32x48", "bad_samples": 0,
+        **data_work(Work(1.0, 0.5, 1.5, 0.5), stalled=0.02, step_seconds=2.0, workers=2),
+        **throughput(Costs(3e12, 50, 4, Peak(30.0, "x")), 8, 2.0),
     }  # fmt: skip
     words = line(row, 10)
-    for part in ("step 3/10", "loss 0.5000", "4 samples/s", "200 tokens/s", "MFU 10.0 %", "data wait 12 ms"):
+    parts = ["step 3/10", "loss 0.5000", "4 samples/s", "200 tokens/s", "MFU 10.0 %", "9x32x48"]
+    for part in [*parts, "data 1 % decode 50 % encode 25 %"]:
         assert part in words
+    assert "bad samples" not in words
+    assert "3 bad samples" in line(row | {"bad_samples": 3}, 10)
     assert "evaluation after step 3 | loss 0.2500" in line(
         {"kind": "eval", "iteration": 3, "loss": 0.25, "seconds": 1.0}, 10
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.training.small import small_run
+from vidtron.config.data import ClipSize
 from vidtron.encoders.base import Posterior
 from vidtron.parallel import sample_generator
 from vidtron.training.samples import SampleMaker, SampleShape, bernoulli, pad_latent_frames, pixels_CFHW
@@ -41,17 +42,20 @@ class LengthAndOne(LengthText):
 
 def clip(position=7, caption="four"):
     frames = torch.randint(0, 256, (FRAMES, 3, 16, 24), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    return SimpleNamespace(position=position, key="a", caption=caption, frames_TCHW=frames)
+    size = ClipSize(FRAMES, 16, 24)
+    return SimpleNamespace(position=position, key="a", caption=caption, size=size, frames_TCHW=frames, cached=None)
 
 
 def maker(image=False, latents=LATENTS, **flags):
     defaults = {"text_dropout": 0.0, "image_dropout": 0.0, "scale_factor": 0.5}
     shape = SampleShape(latents, (3, 5), image)
-    return SampleMaker(small_run(**{**defaults, **flags}), shape, CountingAutoencoder(), LengthText(), CPU, seed=3)
+    return SampleMaker(
+        small_run(**{**defaults, **flags}), lambda size: shape, CountingAutoencoder(), LengthText(), CPU, seed=3
+    )
 
 
 def made(sample_maker, sample=None):
-    return sample_maker.shape.unpack(sample_maker.make(sample or clip()))
+    return sample_maker.shape_of(None).unpack(sample_maker.make(sample or clip()))
 
 
 def test_pixels_become_minus_one_to_one():
@@ -129,7 +133,8 @@ def test_image_condition_leaves_the_other_tensors_alone():
 
 def test_wrong_size_names_the_sample():
     with pytest.raises(
-        ValueError, match=r"sample a: latents \(3, 2, 2, 3\) .* do not fill the model's \(2, 2, 2, 3\)"
+        ValueError,
+        match=r"sample a: latents \(3, 2, 2, 3\) of .* do not fill the model's \(2, 2, 2, 3\)",
     ):
         maker(latents=(2, 2, 2, 3)).make(clip())
     with pytest.raises(ValueError, match="sample a"):

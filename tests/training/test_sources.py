@@ -2,39 +2,44 @@ from functools import partial
 
 import torch
 
+from tests.training.step_maker import step_of
 from vidtron.diffusion.density import Uniform, timesteps_at
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.training.evaluate import even_timesteps
-from vidtron.training.sources import TimestepDraws
+from vidtron.training.timestep_draws import TimestepDraws
 
-UNIFORM = partial(timesteps_at, Uniform(), ZeroTerminalSNRSchedule())
+
+def UNIFORM(size):
+    return partial(timesteps_at, Uniform(), ZeroTerminalSNRSchedule())
 
 
 def test_stratified_batch_has_one_draw_in_each_part():
     draws = TimestepDraws(1, UNIFORM, stratified=True)
     for consumed in (0, 10, 20):
-        timesteps = draws(consumed, 10, range(consumed, consumed + 10))
+        timesteps = draws(step_of(consumed, 10), range(consumed, consumed + 10))
         assert sorted((timesteps // 100).int().tolist()) == list(range(10))
 
 
 def test_stratified_parts_are_dealt_out_anew():
     draws = TimestepDraws(1, UNIFORM, stratified=True)
-    parts = [(draws(consumed, 10, range(consumed, consumed + 10)) // 100).tolist() for consumed in (0, 10, 20)]
+    parts = [
+        (draws(step_of(consumed, 10), range(consumed, consumed + 10)) // 100).tolist() for consumed in (0, 10, 20)
+    ]
     assert len({tuple(part) for part in parts}) == 3
 
 
 def test_a_sample_alone_gets_what_it_gets_in_the_batch():
     for stratified in (True, False):
         draws = TimestepDraws(1, UNIFORM, stratified=stratified)
-        whole = draws(20, 10, range(20, 30))
-        alone = [draws(20, 10, [position]).item() for position in (29, 20, 25)]
+        whole = draws(step_of(20, 10), range(20, 30))
+        alone = [draws(step_of(20, 10), [position]).item() for position in (29, 20, 25)]
         assert alone == whole[[9, 0, 5]].tolist()
 
 
 def test_independent_draws_do_not_look_at_the_batch():
     draws = TimestepDraws(1, UNIFORM, stratified=False)
-    assert torch.equal(draws(0, 100, [7, 8]), draws(5, 4, [7, 8]))
-    timesteps = draws(0, 2000, range(2000))
+    assert torch.equal(draws(step_of(0, 100), [7, 8]), draws(step_of(5, 4), [7, 8]))
+    timesteps = draws(step_of(0, 2000), range(2000))
     assert timesteps.dtype == torch.float32
     assert 0 <= timesteps.min() < 20
     assert 980 < timesteps.max() <= 999
@@ -42,7 +47,7 @@ def test_independent_draws_do_not_look_at_the_batch():
 
 
 def test_seeds_differ():
-    first, second = (TimestepDraws(seed, UNIFORM, stratified=True)(0, 8, range(8)) for seed in (1, 2))
+    first, second = (TimestepDraws(seed, UNIFORM, stratified=True)(step_of(0, 8), range(8)) for seed in (1, 2))
     assert not torch.equal(first, second)
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -99,3 +101,34 @@ def test_edm_scales_what_the_network_sees():
     weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
     expected_B = (weight * (denoised - batch.latents_BTCHW) ** 2).mean(dim=(1, 2, 3, 4))
     torch.testing.assert_close(loss_of(output)[1]["losses_B"], expected_B, rtol=1e-4, atol=0)
+
+
+def test_given_frames_are_shown_clean_and_not_learned(schedule):
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    batch, chunk = dataclasses.replace(micro_batch(), frame_mask_BT=mask), Chunk()
+    output, loss_of = ForwardStep(Objective(schedule), torch.float32)(iter([batch]), chunk)
+    noisy, unmasked = chunk.arguments["noisy_BTCHW"], Chunk()
+    assert torch.equal(chunk.arguments["frame_mask_BT"], mask)
+    assert chunk.arguments["kept_timestep"] == schedule.clean_timestep
+    ForwardStep(Objective(schedule), torch.float32)(iter([micro_batch()]), unmasked)
+    assert torch.equal(noisy[mask], unmasked.arguments["noisy_BTCHW"][mask])
+    torch.testing.assert_close(noisy[0, 0], batch.latents_BTCHW[0, 0], atol=0.15, rtol=0)
+
+    output = output.detach().requires_grad_()
+    loss, report = loss_of(output)
+    loss.backward()
+    assert output.grad[~mask].abs().max() == 0
+    assert output.grad[mask].abs().min() > 0
+    alpha, sigma = schedule.alpha_table[999], schedule.sigma_table[999]
+    velocity = alpha * batch.noise_BTCHW - sigma * batch.latents_BTCHW
+    torch.testing.assert_close(report["losses_B"][0], ((output - velocity) ** 2)[0, 1:].mean().detach())
+
+
+def test_edm_scales_given_frames_as_clean():
+    objective, mask = Objective(EDMSchedule(), EDM(0.5), EDMWeighting(0.5)), torch.tensor([[False, True, True]] * 2)
+    timesteps = objective.schedule.timestep_of_ratio(torch.tensor([3.0, 7.0])).float().tolist()
+    batch, chunk = dataclasses.replace(micro_batch(timesteps), frame_mask_BT=mask), Chunk()
+    ForwardStep(objective, torch.float32)(iter([batch]), chunk)
+    torch.testing.assert_close(
+        chunk.arguments["noisy_BTCHW"][:, 0], batch.latents_BTCHW[:, 0] / 0.5, atol=0.03, rtol=0.01
+    )

@@ -12,10 +12,11 @@ import torch
 from tests.shards import write_shards
 from tests.training.small import small_run
 from vidtron import training
-from vidtron.checkpoint import completed, read_full_state
+from vidtron.checkpoint import completed, latest, read_full_state, read_state
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.world import World
 from vidtron.training import trainer as trainer_module
+from vidtron.training.bad_samples import TooManyBadSamplesError
 from vidtron.training.batches import MicroBatch
 from vidtron.training.health import NonFiniteStepError
 from vidtron.training.step import ForwardStep
@@ -245,10 +246,37 @@ def test_weight_decay_spares_biases_and_norms(shards, monkeypatch):
         assert decay == (0.0 if name.endswith("bias") or dimensions == 1 else 0.25), name
 
 
-def test_broken_clip_ends_the_run_with_its_name(shards, tmp_path):
-    broken = write_shards(tmp_path / "broken", clips=2)
-    content = bytearray((broken / "shard_000000.tar").read_bytes())
+def break_first_clip(folder):
+    """Overwrites the headers of clip000."""
+    content = bytearray((folder / "shard_000000.tar").read_bytes())
     content[512:1500] = bytes(988)
-    (broken / "shard_000000.tar").write_bytes(content)
-    with pytest.raises(Exception, match="clip000"):
-        train(small_run(broken))
+    (folder / "shard_000000.tar").write_bytes(content)
+
+
+def test_a_broken_clip_is_replaced_named_and_remembered(tmp_path, capsys):
+    broken = write_shards(tmp_path / "broken", clips=6)
+    break_first_clip(broken)
+    flags = {"train_iters": 8, "num_workers": 1}
+    expected = train(small_run(broken, save=tmp_path / "whole", **flags))
+    assert capsys.readouterr().out.count("bad sample clip000 of") == 1
+    written = rows(tmp_path / "whole")
+    bad = [row for row in written if row["samples_digest"] != row["planned_digest"]]
+    assert 2 <= len(bad) < len(written)  # once an epoch of three steps
+    assert written[-1]["bad_samples"] == 1
+    # Stopped after the first epoch and continued: the clip is known, replaced by the same ones and not told again.
+    run = {"save": tmp_path / "parts", "load": tmp_path / "parts", **flags}
+    first = train(small_run(broken, exit_interval=4, **run))
+    (remembered,) = read_state(latest(tmp_path / "parts"))["bad_samples"]
+    assert remembered["key"] == "clip000" and remembered["reason"]
+    capsys.readouterr()
+    second = train(small_run(broken, **run))
+    assert "bad sample" not in capsys.readouterr().out.replace("bad samples", "")
+    assert first.losses + second.losses == pytest.approx(expected.losses, rel=1e-6)
+    assert [row["samples_digest"] for row in rows(tmp_path / "parts")] == [row["samples_digest"] for row in written]
+
+
+def test_too_many_bad_samples_stop_the_run(tmp_path):
+    broken = write_shards(tmp_path, clips=4)
+    break_first_clip(broken)
+    with pytest.raises(TooManyBadSamplesError, match="more than --max-bad-samples 0; the last: clip000"):
+        train(small_run(broken, max_bad_samples=0))

@@ -84,15 +84,20 @@ class EncoderConfig:
     scale_factor: float = 1.0
     """Latents are the autoencoder's output times this."""
     latent_cache: Path | None = None
-    """Folder of latents and text embeddings: read where they are there, else encoded and written. Each sample then
-    keeps its frames over all epochs."""
+    """Folder of latents and text embeddings, local or shared by all nodes: read where they are there, else encoded and
+    written. Each sample then keeps its frames over all epochs."""
     encode_ahead: int = 1
     """Global batches that are encoded while the model trains on another; 0: encode between the steps."""
     encoder_offload: bool = False
-    """The encoders' weights wait in the CPU's memory while they are not used."""
+    """The weights of --vae-path and --text-encoder-path wait in the CPU's memory, pinned, and are copied to the GPU
+    for each batch; with --encode-ahead 0 never beside the training step. The built-in encoders have none, and without
+    a GPU there is nothing to do."""
     vae_tiling: bool = False
-    """Encode and decode large frames in overlapping tiles."""
+    """Autoencoder of --vae-path: encode and decode large frames in overlapping tiles. Less memory, slightly different
+    latents. The built-in one has no tiles and goes on as it is."""
     vae_slicing: bool = False
-    """Decode one video of a batch at a time."""
+    """Autoencoder of --vae-path: work on one video of a batch at a time. Clips of a training run are encoded one by
+    one anyway."""
     compile_encoders: bool = False
-    """Compile the encoders with torch.compile: worth it for long runs of few sizes."""
+    """Compile the encoders of --vae-path and --text-encoder-path with torch.compile: worth it for long runs of few
+    sizes."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from vidtron.config.frame_masks import parse_frame_masks
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
@@ -16,6 +17,10 @@ def check_objective(config: RunConfig, world: World) -> Iterator[str]:
     yield from _values(objective)
     yield from _combinations(objective)
     yield from _without_effect(objective)
+    try:
+        parse_frame_masks(objective.frame_masks)
+    except ValueError as error:
+        yield str(error)
     frames = config.data.num_frames
     if objective.timestep_shift_by_size and frames != 1 and frames < 17:
         yield f"--timestep-shift-by-size: --num-frames {frames}; accepted: 1 or at least 17"

@@ -6,9 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from vidtron.curation.table import CurationError
-from vidtron.data.clip_source import VIDEO_SUFFIXES
-
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
+from vidtron.data.clip_source import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 def scan(folder: Path, images: bool) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Finding clips and their captions: folders in the usual layouts, or a table."""
+"""Finding clips, images and their captions: folders in the usual layouts, or a table."""
 
 import csv
 import json
@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+from vidtron.data.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+
+VIDEO_SUFFIXES = frozenset(f".{extension}" for extension in VIDEO_EXTENSIONS)
+IMAGE_SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 CAPTION_COLUMNS = ("caption", "text")
 
 
@@ -17,7 +21,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class SourceClip:
-    """One clip of the input."""
+    """One clip, or image, of the input."""
 
     path: Path
     name: str
@@ -28,28 +32,40 @@ class SourceClip:
     extra: dict[str, Any] = field(default_factory=dict)
     """Further columns of a table."""
 
+    @property
+    def image(self) -> bool:
+        """Whether it is a still picture."""
+        return self.path.suffix.lower() in IMAGE_SUFFIXES
+
+    @property
+    def media(self) -> str:
+        """Extension under which it is stored: images keep theirs."""
+        return self.path.suffix.lower()[1:] if self.image else "mp4"
+
 
 def list_clips(source: Path) -> list[SourceClip]:
-    """All clips of an input, in a fixed order, those without a caption included.
+    """All clips and images of an input, in a fixed order, those without a caption included.
 
     Args:
         source: a folder with videos/x.mp4 and labels/x.txt, a folder with x.mp4 and x.txt side by side (both
-        searched in depth), or a CSV or JSON lines
-            file with the columns path and caption (or text); relative paths start at the file's folder.
+            searched in depth), or a CSV, JSON lines or Parquet file with the columns path and caption (or text);
+            relative paths start at the file's folder.
 
     Raises:
         SourceError: nothing there, or no clips in it.
     """
     if source.is_dir():
         clips = list(_from_folder(source))
-    elif source.is_file() and source.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+    elif source.is_file() and source.suffix.lower() in TABLE_SUFFIXES:
         clips = list(_from_table(source))
     elif source.exists():
-        raise SourceError(f"{source}: accepted: a folder, or a .csv, .tsv or .jsonl file")
+        raise SourceError(f"{source}: accepted: a folder, or a .csv, .tsv, .jsonl or .parquet file")
     else:
         raise SourceError(f"{source}: no such file or folder")
     if not clips:
-        raise SourceError(f"{source}: no clips in it; accepted: {', '.join(sorted(VIDEO_SUFFIXES))} files")
+        raise SourceError(
+            f"{source}: no clips in it; accepted: {', '.join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))} files"
+        )
     return clips
 
 
@@ -57,11 +73,16 @@ def _from_folder(folder: Path) -> Iterator[SourceClip]:
     videos, labels = folder / "videos", folder / "labels"
     if not videos.is_dir():
         videos = labels = folder
-    for path in sorted(videos.rglob("*")):
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+    found = [path for path in sorted(videos.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES]
+    of_video = {path.with_suffix(""): path for path in found if path.suffix.lower() in VIDEO_SUFFIXES}
+    for path in found:
+        if path.is_file():
             name = path.relative_to(videos).with_suffix("")
             label = labels / name.with_name(name.name + ".txt")
             caption, problem = _read_caption(label)
+            video = of_video.get(path.with_suffix(""), path)
+            if path.suffix.lower() in IMAGE_SUFFIXES and video != path:
+                problem = f"it stands for the video {video.name} beside it"
             yield SourceClip(path, name.as_posix(), caption, problem)
 
 
@@ -103,6 +124,9 @@ def _from_table(table: Path) -> Iterator[SourceClip]:
 
 
 def _rows(table: Path) -> Iterator[dict[str, Any]]:
+    if table.suffix.lower() == ".parquet":
+        yield from _parquet_rows(table)
+        return
     with table.open(encoding="utf-8-sig", newline="") as file:
         if table.suffix.lower() != ".jsonl":
             yield from csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
@@ -117,3 +141,15 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise SourceError(f"{table}: line {number} is no JSON object")
             yield row
+
+
+def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(table) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise SourceError(f"{table}: is no Parquet file ({error})") from error

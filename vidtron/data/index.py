@@ -1,229 +1,270 @@
-"""The index of a folder of shards: what is where, without opening a tar.
+"""The index of folders of shards: what is where, without opening a tar.
 
-A folder of shards holds webdataset tars (members KEY.mp4, KEY.txt, KEY.json) and `index.jsonl`: one JSON object a
-line, first a header (format, version, the shards with their sizes), then one line per sample in the order of the
-shards.
+A folder of shards holds webdataset tars (members KEY.mp4, KEY.txt, KEY.json) and `index.arrow`, an Arrow IPC file
+with one row per sample in the order of the shards. Nothing of it is read before it is asked for, and what is read is
+the mapped file itself, which all processes of a node share.
 """
 
 import hashlib
-import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-INDEX_NAME = "index.jsonl"
-FORMAT, VERSION = "vidtron-shards", 1
-BUILD_COMMAND = "python tools/build_shards.py --input CLIPS --output SHARDS"
+import numpy as np
 
+from vidtron.data import remote
+from vidtron.data.errors import DamagedSampleError, ShardError
+from vidtron.data.index_file import IndexFile
+from vidtron.data.index_schema import BUILD_COMMAND, INDEX_NAME
+from vidtron.data.sample import CAPTION_EXTENSION, ClipFacts, Sample, ShardFolder
+from vidtron.data.shard_cache import ShardCache
+from vidtron.data.shard_reader import retried, shard_folder
 
-class ShardError(ValueError):
-    """A folder of shards that cannot be used; the message names the folder and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFacts:
-    """What is known of an encoded clip."""
-
-    width: int
-    """Pixels, as the decoder gives them."""
-    height: int
-    frames: int
-    """Frames a decoder gives."""
-    fps: float
-    """Average frames a second."""
-    duration: float
-    """Seconds from the first frame's time stamp to the last one's."""
-    codec: str
-    """FFmpeg's name of the decoder: h264, hevc, vp9, av1, mjpeg..."""
-    pixel_format: str
-    """FFmpeg's name: yuv420p, yuvj420p, yuv420p10le..."""
-    plain: bool
-    """Every packet is one frame, every key frame a place where decoding can start, and no rotation is asked for:
-    all decoders number the frames alike and may seek."""
-    times: tuple[float, ...] | None = None
-    """Seconds of each frame after the first, where they are not regular (frame / fps)."""
-
-    def as_json(self) -> dict[str, Any]:
-        """As stored; `times` only where there are any."""
-        content = asdict(self)
-        if self.times is None:
-            del content["times"]
-        return content
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "ClipFacts":
-        """From what `as_json` gave; other keys are ignored."""
-        times = content.get("times")
-        return cls(
-            width=int(content["width"]),
-            height=int(content["height"]),
-            frames=int(content["frames"]),
-            fps=float(content["fps"]),
-            duration=float(content["duration"]),
-            codec=str(content["codec"]),
-            pixel_format=str(content["pixel_format"]),
-            plain=bool(content["plain"]),
-            times=None if times is None else tuple(float(t) for t in times),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One sample of a shard."""
-
-    key: str
-    shard: Path
-    members: dict[str, tuple[int, int]]
-    """Byte offset and size in the shard of each member, by extension."""
-    clip: ClipFacts
-    caption_characters: int
-
-    def read(self, extension: str) -> bytes:
-        """The bytes of one member.
-
-        Raises:
-            ShardError: the shard is gone or shorter than the index says.
-        """
-        offset, size = self.members[extension]
-        try:
-            with self.shard.open("rb") as file:
-                content = os.pread(file.fileno(), size, offset)
-        except OSError as error:
-            raise ShardError(f"{self.shard}: cannot be read for sample {self.key} ({error})") from error
-        if len(content) != size:
-            raise ShardError(f"{self.shard}: ends inside sample {self.key}; the file is shorter than its index says")
-        return content
-
-    def caption(self) -> str:
-        """The caption."""
-        return self.read("txt").decode("utf-8").strip()
-
-
-def sample_line(shard: str, sample: Sample) -> str:
-    """The index line of one sample, without a line feed."""
-    content = {
-        "shard": shard,
-        "key": sample.key,
-        "members": {extension: list(place) for extension, place in sample.members.items()},
-        **sample.clip.as_json(),
-        "caption_characters": sample.caption_characters,
-    }
-    return json.dumps(content, ensure_ascii=False)
-
-
-def write_index(folder: Path, shards: dict[str, int], lines: Sequence[str], extra: dict[str, Any]) -> None:
-    """Write the index of a folder, under a temporary name first.
-
-    Args:
-        folder: the folder of shards.
-        shards: size in bytes of each shard, by name, in order.
-        lines: what `sample_line` gave for each sample.
-        extra: further entries of the header.
-    """
-    header = {"format": FORMAT, "version": VERSION, "samples": len(lines), "shards": shards, **extra}
-    temporary = folder / f".{INDEX_NAME}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        for line in (json.dumps(header, ensure_ascii=False), *lines):
-            file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / INDEX_NAME)
-
-
-def read_header(folder: Path) -> dict[str, Any]:
-    """The header of a folder's index.
-
-    Raises:
-        ShardError: there is none, or it is of another kind or version.
-    """
-    path = folder / INDEX_NAME
-    with path.open(encoding="utf-8") as file:
-        try:
-            header = json.loads(file.readline())
-        except ValueError as error:
-            raise ShardError(f"{path}: its first line is no JSON ({error}); build the shards again") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ShardError(f"{path}: is not an index of shards")
-    if header.get("version") != VERSION:
-        raise ShardError(f"{path}: has version {header.get('version')}; accepted: {VERSION}. Build the shards again")
-    return header
+__all__ = ["INDEX_NAME", "ClipFacts", "DamagedSampleError", "Sample", "ShardError", "ShardIndex"]
 
 
 class ShardIndex(Sequence[Sample]):
-    """All samples of one or several folders, in the order of folders and lines."""
+    """All samples of one or several folders, in the order of folders and rows. Safe to use from several threads."""
 
-    def __init__(self, samples: list[Sample], folders: list[Path], fingerprint: str) -> None:
-        self._samples = samples
-        self.folders = folders
-        self.fingerprint = fingerprint
-        """Hash of all index lines; the folders' own paths do not count."""
+    def __init__(self, folders: Sequence[str | Path], files: Sequence[IndexFile], cache: ShardCache | None) -> None:
+        """See `open`.
+
+        Args:
+            folders: the folders.
+            files: the index of each of them.
+            cache: holds copies of remote shards.
+        """
+        self.folders = list(folders)
+        self.scores = tuple(dict.fromkeys(name for file in files for name in file.scores))
+        """Names of the score columns there are, in any of the folders."""
+        self._files = list(files)
+        self._cache = cache
+        self._readers: list[ShardFolder] = [
+            shard_folder(folder, file.header["digest"], cache) for folder, file in zip(folders, files, strict=True)
+        ]
+        self._first_rows = np.cumsum([0, *self.folder_sizes])
+        # The record batches of all files, in order: file, number in it, first row.
+        self._batch_places = [(file, number) for file in files for number in range(file.batches)]
+        self._batch_starts = np.array(
+            [
+                start + number * file.rows_per_batch
+                for start, file in zip(self._first_rows, files, strict=False)
+                for number in range(file.batches)
+            ],
+            dtype=np.int64,
+        )
+        self._dictionaries: dict[str, tuple[list[str], dict[IndexFile, np.ndarray]]] = {}
 
     @classmethod
-    def open(cls, folders: Iterable[str | Path]) -> "ShardIndex":
-        """Read the indexes of several folders.
+    def open(
+        cls, folders: Iterable[str | Path], cache: ShardCache | None = None, check_shards: bool = True
+    ) -> "ShardIndex":
+        """Open the indexes of several folders.
+
+        Args:
+            folders: paths, or URLs that fsspec opens.
+            cache: where copies of remote shards and indexes are kept; None: as ShardCache() says.
+            check_shards: see whether the shards of local folders are there, in their sizes.
 
         Raises:
             ShardError: a folder is missing, has no (readable) index or no samples, or a shard is missing or cut short.
         """
-        paths = [Path(folder) for folder in folders]
-        digest = hashlib.blake2b(digest_size=16)
-        samples: list[Sample] = []
-        for folder in paths:
-            samples += _read_folder(folder, digest)
-        return cls(samples, paths, digest.hexdigest())
+        places = [str(folder).rstrip("/") if remote.is_url(folder) else Path(folder) for folder in folders]
+        files = [_index_file(place, cache) for place in places]
+        if check_shards:
+            for place, file in zip(places, files, strict=True):
+                if isinstance(place, Path):
+                    _check_shards(place, file)
+        return cls(places, files, cache)
+
+    def __reduce__(self) -> Any:
+        return _opened_again, (self.folders, self._cache)
+
+    @property
+    def folder_sizes(self) -> list[int]:
+        """Rows of each folder, in order."""
+        return [len(file) for file in self._files]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all rows and shards; the folders' own paths do not count."""
+        digests = [file.header["digest"] for file in self._files]
+        return hashlib.blake2b(" ".join(digests).encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return int(self._first_rows[-1])
 
     def __getitem__(self, row: Any) -> Any:
-        return self._samples[row]
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        number = row + len(self) if row < 0 else row
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {row} of an index of {len(self)} samples")
+        folder = int(np.searchsorted(self._first_rows, number, side="right")) - 1
+        return self._sample(folder, int(number - self._first_rows[folder]))
 
     def __iter__(self) -> Iterator[Sample]:
-        return iter(self._samples)
+        return (self[row] for row in range(len(self)))
+
+    def take(self, column: str, rows: np.ndarray) -> np.ndarray:
+        """Values of a column in given rows.
+
+        Args:
+            column: a column of numbers or bools; a dictionary (codec, pixel_format, media) gives its codes, see
+                `names`. Nulls are -1 among integers and NaN among floats; so is a score that a folder does not have.
+            rows: int64, any order.
+
+        Raises:
+            KeyError: there is no such column of numbers.
+            IndexError: there is no such row.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        result = np.empty(len(rows), dtype=self._values(0, column).dtype)
+        for batch, picked, places in self._by_batch(rows):
+            result[picked] = self._values(batch, column)[places]
+        return result
+
+    def column(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Values of a column in the rows [start, stop), as `take`: a view of the mapped file where one record batch
+        holds them all and nothing needs to be translated."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start} to {stop} of an index of {len(self)} samples")
+        first = int(np.searchsorted(self._batch_starts, start, side="right")) - 1
+        last = max(first + 1, int(np.searchsorted(self._batch_starts, stop, side="left")))
+        parts = []
+        for batch in range(first, last):
+            begin = int(self._batch_starts[batch])
+            parts.append(self._values(batch, name)[max(0, start - begin) : stop - begin])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """Keys of given rows."""
+        rows = np.asarray(rows, dtype=np.int64)
+        result = np.empty(len(rows), dtype=object)
+        for batch, picked, places in self._by_batch(rows):
+            file, number = self._batch_places[batch]
+            result[picked] = file.keys(number, places)
+        return result.tolist()
+
+    def names(self, column: str) -> list[str]:
+        """What the codes stand for that `take` gives for a dictionary column."""
+        return self._dictionary(column)[0]
+
+    def kinds(self) -> list[tuple[int, int]]:
+        """(a row, how many are like it) for every combination of codec, pixel format, plain and image there is.
+        Reads these columns of all rows."""
+        found: dict[int, tuple[int, int]] = {}
+        formats = len(self.names("pixel_format"))
+        for batch, start in enumerate(self._batch_starts):
+            kind = self._values(batch, "codec").astype(np.int64) * formats + self._values(batch, "pixel_format")
+            kind = (kind * 2 + self._values(batch, "plain")) * 2 + self._values(batch, "image")
+            values, places, counts = np.unique(kind, return_index=True, return_counts=True)
+            for value, place, count in zip(values.tolist(), places.tolist(), counts.tolist(), strict=True):
+                row, before = found.get(value, (int(start) + place, 0))
+                found[value] = (row, before + count)
+        return list(found.values())
 
     def codecs(self) -> dict[str, int]:
         """Number of samples of each codec."""
-        return dict(Counter(sample.clip.codec for sample in self._samples))
+        result: dict[str, int] = {}
+        for row, count in self.kinds():
+            codec = self[row].clip.codec
+            result[codec] = result.get(codec, 0) + count
+        return result
+
+    def _sample(self, folder: int, number: int) -> Sample:
+        file, place = self._files[folder], self.folders[folder]
+        row = file.row(number)
+        shard = file.shards[row["shard"]]
+        members = {
+            extension: (row[f"{name}_offset"], row[f"{name}_size"])
+            for name, extension in (("media", row["media"]), ("txt", CAPTION_EXTENSION), ("json", "json"))
+            if row[f"{name}_offset"] is not None
+        }
+        return Sample(
+            key=row["key"],
+            shard=place / shard if isinstance(place, Path) else f"{place}/{shard}",
+            members=members,
+            clip=ClipFacts.from_json(row),
+            caption_characters=row["caption_characters"],
+            media=row["media"],
+            caption_tokens=row["caption_tokens"],
+            shard_size=file.shard_sizes[row["shard"]],
+            folder=self._readers[folder],
+        )
+
+    def _by_batch(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice, np.ndarray]]:
+        """(record batch, where its rows stand in `rows`, their places in the batch)."""
+        if not len(rows):
+            return
+        if rows.min() < 0 or rows.max() >= len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of an index of {len(self)} samples")
+        batches = np.searchsorted(self._batch_starts, rows, side="right") - 1
+        order = None
+        if (np.diff(batches) < 0).any():
+            order = np.argsort(batches, kind="stable")
+            batches, rows = batches[order], rows[order]
+        bounds = [0, *(np.flatnonzero(np.diff(batches)) + 1).tolist(), len(rows)]
+        for begin, end in pairwise(bounds):
+            batch = int(batches[begin])
+            picked = slice(begin, end) if order is None else order[begin:end]
+            yield batch, picked, rows[begin:end] - self._batch_starts[batch]
+
+    def _values(self, batch: int, column: str) -> np.ndarray:
+        file, number = self._batch_places[batch]
+        if column in self.scores and column not in file.scores:
+            return np.full(file.rows_of(number), np.nan)
+        values = file.values(number, column)
+        if len(self._files) > 1 and file.is_dictionary(column):
+            return self._dictionary(column)[1][file][values]
+        return values
+
+    def _dictionary(self, column: str) -> tuple[list[str], dict[IndexFile, np.ndarray]]:
+        """Names of a dictionary column in all files, and for each file the codes that its own codes become."""
+        if column not in self._dictionaries:
+            names: dict[str, int] = {}
+            codes = {
+                file: np.array([names.setdefault(name, len(names)) for name in file.names(column)], dtype=np.int16)
+                for file in self._files
+            }
+            self._dictionaries[column] = (list(names), codes)
+        return self._dictionaries[column]
 
 
-def _read_folder(folder: Path, digest: "hashlib.blake2b") -> list[Sample]:
-    if not folder.is_dir():
-        raise ShardError(f"{folder}: no such folder; accepted: a folder of shards, made by `{BUILD_COMMAND}`")
-    if not (folder / INDEX_NAME).is_file():
-        tars = any(folder.glob("*.tar"))
-        what = "has shards but no finished index" if tars else "holds no shards"
-        raise ShardError(f"{folder}: {what} ({INDEX_NAME}); accepted: the output of `{BUILD_COMMAND}`")
-    header = read_header(folder)
-    for name, size in header["shards"].items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes where the index says {size}"
-            raise ShardError(f"{path}: {state}; copy it again or build the shards again")
-    samples = []
-    with (folder / INDEX_NAME).open(encoding="utf-8") as file:
-        next(file)
-        for number, line in enumerate(file, start=2):
-            digest.update(line.encode())
-            try:
-                samples.append(_sample(folder, json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ShardError(f"{folder / INDEX_NAME}: line {number} is damaged ({error!r})") from error
-    if len(samples) != header["samples"]:
-        raise ShardError(f"{folder / INDEX_NAME}: has {len(samples)} of {header['samples']} samples; it was cut short")
-    if not samples:
-        raise ShardError(f"{folder}: its index is empty")
-    return samples
+def _opened_again(folders: list[str | Path], cache: ShardCache | None) -> ShardIndex:
+    return ShardIndex.open(folders, cache, check_shards=False)
 
 
-def _sample(folder: Path, content: dict[str, Any]) -> Sample:
-    return Sample(
-        key=content["key"],
-        shard=folder / content["shard"],
-        members={extension: (int(offset), int(size)) for extension, (offset, size) in content["members"].items()},
-        clip=ClipFacts.from_json(content),
-        caption_characters=int(content["caption_characters"]),
-    )
+def _index_file(folder: str | Path, cache: ShardCache | None) -> IndexFile:
+    if isinstance(folder, Path):
+        return IndexFile(folder / INDEX_NAME)
+    url = f"{folder}/{INDEX_NAME}"
+    file = retried(lambda: _remote_index(url, cache or ShardCache()), url)
+    return IndexFile(Path(file.name), url, held=file)
+
+
+def _remote_index(url: str, cache: ShardCache) -> BinaryIO:
+    try:
+        size = remote.size_of(url)
+        if size is None:
+            raise ShardError(f"{url}: its server tells no size; accepted: a server that does, or a local copy")
+        return cache.acquire(url, size, remote.state_of(url))
+    except remote.MissingFileError as error:
+        raise ShardError(f"{url}: there is none; accepted: the output of `{BUILD_COMMAND}`, copied there") from error
+    except remote.OtherSizeError as error:
+        raise OSError(f"{url}: it is being changed ({error})") from error
+
+
+def _check_shards(folder: Path, file: IndexFile) -> None:
+    """Whether the shards of a local folder are there, in their sizes."""
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".tar"):
+                found[entry.name] = entry.stat().st_size
+    for name, size in zip(file.shards, file.shard_sizes, strict=True):
+        if found.get(name) != size:
+            state = f"has {found[name]} bytes where the index says {size}" if name in found else "is missing"
+            raise ShardError(f"{folder / name}: {state}; copy it again or build the shards again")

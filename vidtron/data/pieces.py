@@ -28,18 +28,17 @@ def list_pieces(clips: list[SourceClip], edit: Edit, cut_seconds: float | None) 
 
     Args:
         clips: the clips.
-        edit: what is done to each clip.
+        edit: what is done to each clip; images stay as they are.
         cut_seconds: cut what the edit leaves into pieces of this length; a rest shorter than a piece is left out,
-        unless the clip gives no
-            whole piece.
+            unless the clip gives no whole piece.
     """
     pieces: list[Piece] = []
     keys: set[str] = set()
     left_over = 0.0
     for clip in clips:
         key = _unused(clean_key(clip.name), keys)
-        if clip.problem or cut_seconds is None:
-            pieces.append(Piece(key, clip, edit, clip.problem))
+        if clip.problem or clip.image or cut_seconds is None:
+            pieces.append(Piece(key, clip, Edit() if clip.image else edit, clip.problem))
             continue
         try:
             edits, rest = _cut(clip, edit, cut_seconds)

@@ -1,14 +1,30 @@
 """What a clip really holds, found by decoding all of it once."""
 
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vidtron.data.index import ClipFacts
 from vidtron.data.pyav import UndecodableError, opened
+from vidtron.data.sample import IMAGE_EXTENSIONS, ClipFacts
 
 _REGULAR = 0.25  # a time stamp off by more than this part of a frame's time makes the clip irregular
+
+
+def probe_media(content: bytes, extension: str) -> ClipFacts:
+    """Facts of a clip or, after its extension, of an image: a clip of one frame at 1 frame a second.
+
+    Raises:
+        UndecodableError: as `probe`, or an image of several pictures.
+    """
+    facts = probe(content)
+    if extension not in IMAGE_EXTENSIONS:
+        return facts
+    if facts.frames != 1:
+        raise UndecodableError(f"there are {facts.frames} pictures in it; accepted: one")
+    # Not plain: decoders of video do not read it.
+    return replace(facts, fps=1.0, duration=0.0, plain=False, times=None)
 
 
 def probe(source: bytes | Path) -> ClipFacts:

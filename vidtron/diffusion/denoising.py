@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from vidtron.diffusion.levels import Level
@@ -55,9 +56,13 @@ class Denoiser:
     def __call__(self, noisy: Tensor, level: Level, frame_mask: Tensor | None = None) -> Denoised:
         """The clean latents, and what the network says of the variance."""
         alpha, sigma = self._read_at(level)
-        seen = noisy * self.parameterization.input_scale(alpha, sigma)
-        arguments = (seen, level.timestep) if frame_mask is None else (seen, level.timestep, frame_mask)
-        output = self.network(*arguments)
+        scale = self.parameterization.input_scale(alpha, sigma)
+        if frame_mask is None:
+            output = self.network(noisy * scale, level.timestep)
+        else:
+            clean = self.parameterization.input_scale(torch.ones_like(alpha), torch.zeros_like(sigma))
+            scales = torch.where(frame_mask, scale.item(), clean.item()).to(noisy)
+            output = self.network(noisy * scales, level.timestep, frame_mask)
         variance = None
         if self.variance != "none":
             output, variance = split_variance(output)

@@ -38,13 +38,25 @@ class FrameEdit:
 class AncestralEdit(FrameEdit):
     """Open-Sora 1.1's rule. A frame of share r enters at step n - 1 - int(r n) from the end.
 
-    In that step it is noised and denoised but still shown to the network as kept; so a frame of share 0 is changed a
-    little in the last step.
+    In that step it is noised and denoised but still shown to the network as kept; so a frame of share 0 is changed in
+    the last step, a little where that is the schedule's first level.
     """
+
+    def __init__(self, share: Tensor, draw: Draw, *, hold: bool = False):
+        """
+        Args:
+            share: of each frame.
+            draw: noise for frames that begin to be denoised; called in every step.
+            hold: leave frames of share 0 as they are, the last step included.
+        """
+        super().__init__(share, draw)
+        self.hold = hold
 
     def enter(self, x: Tensor, step: int, steps: int, level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """See `FrameEdit.enter`."""
         index, first = steps - 1 - step, (self.share * steps).int()
+        if self.hold:
+            first = first.where(self.share > 0, -1)
         noisy = torch.where(first == index, self._noised(x, step, level), x)
         return noisy, first > index, first >= index
 

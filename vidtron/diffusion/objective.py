@@ -42,12 +42,15 @@ class Objective:
         noisy = add_noise(x0, noise, *self._levels(timesteps_B, x0))
         if frame_mask is None:
             return noisy
-        kept = add_noise(x0, noise, *self._levels(timesteps_B * 0 + self.schedule.clean_timestep, x0))
+        kept = add_noise(x0, noise, *self._kept_levels(timesteps_B, x0))
         return noisy.where(frame_mask, kept)
 
-    def network_input(self, noisy: Tensor, timesteps_B: Tensor) -> Tensor:
+    def network_input(self, noisy: Tensor, timesteps_B: Tensor, frame_mask: Tensor | None = None) -> Tensor:
         """What the network is given of the noisy latents."""
-        return noisy * self.parameterization.input_scale(*self._levels(timesteps_B, noisy))
+        scale = self.parameterization.input_scale(*self._levels(timesteps_B, noisy))
+        if frame_mask is not None:
+            scale = scale.where(frame_mask, self.parameterization.input_scale(*self._kept_levels(timesteps_B, noisy)))
+        return noisy * scale
 
     def losses(
         self, output: Tensor, x0: Tensor, noise: Tensor, timesteps_B: Tensor, frame_mask: Tensor | None = None
@@ -104,6 +107,9 @@ class Objective:
     def _levels(self, timesteps_B: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         alpha_B, sigma_B = self.schedule.alpha(timesteps_B), self.schedule.sigma(timesteps_B)
         return per_sample(alpha_B, latents), per_sample(sigma_B, latents)
+
+    def _kept_levels(self, timesteps_B: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        return self._levels(timesteps_B * 0 + self.schedule.clean_timestep, latents)
 
     def _split(self, output: Tensor, x0: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.variance == "none":

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, T frames (pixel or latent), H height, W width, L te
 Pixels are float32 in [-1, 1]. Latents are unscaled: callers multiply them by `encoders.scale_factor`.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +18,11 @@ class Posterior:
 
     mean_CTHW: Tensor
     logvar_CTHW: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Posterior":
+        """The same on a device."""
+        logvar = self.logvar_CTHW
+        return Posterior(self.mean_CTHW.to(device), None if logvar is None else logvar.to(device))
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw [C, T, H, W], fp32 on the mean's device.
@@ -52,6 +58,10 @@ class VideoAutoencoder(Protocol):
         """Video [3, T, H, W] of unscaled latents, about [-1, 1] and not clamped, float32."""
         ...
 
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps offloaded weights on the device while it is open, once a call has brought them there."""
+        ...
+
     def fingerprint(self) -> str:
         """Names the function this encoder computes; latents of equal fingerprints are interchangeable."""
         ...
@@ -65,6 +75,10 @@ class TextEncoder(Protocol):
 
     def encode(self, captions: list[str]) -> Tensor:
         """Embeddings [B, L, E], fp32."""
+        ...
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps offloaded weights on the device while it is open, once a call has brought them there."""
         ...
 
     def fingerprint(self) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -128,6 +129,10 @@ class SpaceTimeTransform:
             parts.append(self._analyse(video_CTHW[:, 1:], _FRAMES, self._analysis[1]))
         return Posterior(torch.cat(parts, dim=1))
 
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing to do: the matrices are small and stay on the device."""
+        return nullcontext()
+
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:
         """Video [3, 4(T-1)+1, 8H, 8W] of latents [16, T, H, W]; about [-1, 1], not clamped."""
@@ -194,6 +199,10 @@ class HashedTokens:
         tokens_BLE = torch.stack(rows) if rows else torch.empty(0, self.length, self.width)
         mixed_BLE = (tokens_BLE + self._PLACE_WEIGHT * self._places_LE) / math.sqrt(1 + self._PLACE_WEIGHT**2)
         return mixed_BLE.to(self.device)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing to do: there are no weights."""
+        return nullcontext()
 
     def fingerprint(self) -> str:
         return f"hashed-tokens-{self.width}x{self.length}-v1"

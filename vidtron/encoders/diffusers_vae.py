@@ -3,6 +3,7 @@
 Shapes: C channels, T frames, H height, W width.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from vidtron.encoders.base import Posterior, causal_latent_shape
 from vidtron.encoders.folders import model_folder, read_config, weights_fingerprint
+from vidtron.encoders.frozen import FrozenNetwork
 
 FLAG = "--vae-path"
 CLASS_NAME = "AutoencoderKLCogVideoX"
@@ -38,6 +40,9 @@ class DiffusersVideoAutoencoder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         tiling: bool = False,
+        slicing: bool = False,
+        offload: bool = False,
+        compiled: bool = False,
         frames_at_once: int = LATENT_FRAMES_AT_ONCE,
     ) -> None:
         """Loads the weights.
@@ -47,6 +52,9 @@ class DiffusersVideoAutoencoder:
             device: where it works.
             dtype: of the weights.
             tiling: work on overlapping tiles: less memory, a slightly different result.
+            slicing: decode one video of a batch at a time.
+            offload: keep the weights in the CPU's memory while they are not used.
+            compiled: compile encoder and decoder when they are first used.
             frames_at_once: latent frames decoded at a time, an even number: group norms see them together, so more
                 are faster, take more memory and give a slightly different result.
         """
@@ -56,12 +64,15 @@ class DiffusersVideoAutoencoder:
         self.device = torch.device(device)
         self.dtype = dtype
         model = AutoencoderKLCogVideoX.from_pretrained(self._folder, local_files_only=True, torch_dtype=dtype)
-        self._model = model.to(self.device).eval().requires_grad_(False)
         if tiling:
-            self._model.enable_tiling()
+            model.enable_tiling()
+        if slicing:
+            model.enable_slicing()
         self._tiling = tiling
-        self._model.num_latent_frames_batch_size = frames_at_once
-        config = self._model.config
+        model.num_latent_frames_batch_size = frames_at_once
+        parts = (model.encoder, model.decoder) if compiled else ()
+        self._network = FrozenNetwork(model, self.device, offload=offload, compiled=parts)
+        config = model.config
         self.latent_channels = int(config.latent_channels)
         self.temporal_ratio = int(config.temporal_compression_ratio)
         self.spatial_ratio = 2 ** (len(config.block_out_channels) - 1)
@@ -76,8 +87,13 @@ class DiffusersVideoAutoencoder:
     def encode(self, video_CTHW: Tensor) -> Posterior:
         """Mean and log variance (clamped by diffusers to [-30, 20]) of one clip [3, T, H, W] in [-1, 1], fp32."""
         self.latent_shape(*video_CTHW.shape[1:])
-        moments = self._model.encode(video_CTHW[None].to(self.device, self.dtype)).latent_dist
+        with self._network.in_use() as model:
+            moments = model.encode(video_CTHW[None].to(self.device, self.dtype)).latent_dist
         return Posterior(moments.mean[0].float(), moments.logvar[0].float())
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps offloaded weights on the device while it is open: one copy for many clips."""
+        return self._network.held()
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:
@@ -90,7 +106,8 @@ class DiffusersVideoAutoencoder:
         frames = latents_CTHW.shape[1]
         if frames % 2 == 0:
             latents_CTHW = torch.cat([latents_CTHW, latents_CTHW[:, -1:]], dim=1)
-        video_CTHW = self._model.decode(latents_CTHW[None].to(self.device, self.dtype)).sample[0]
+        with self._network.in_use() as model:
+            video_CTHW = model.decode(latents_CTHW[None].to(self.device, self.dtype)).sample[0]
         return video_CTHW[:, : self.temporal_ratio * (frames - 1) + 1].float()
 
     def fingerprint(self) -> str:

@@ -1,5 +1,9 @@
 """From the configuration to the encoders of a run, and what is wrong with a configuration."""
 
+import os
+import shutil
+from collections.abc import Iterator
+
 import torch
 
 from vidtron.config.data import EncoderConfig
@@ -9,6 +13,7 @@ from vidtron.encoders import diffusers_vae, t5
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.encoders.builtin import HashedTokens, SpaceTimeTransform
 from vidtron.encoders.folders import read_config
+from vidtron.encoders.frozen import COMPILE_FLAG
 
 
 def encoder_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
@@ -21,14 +26,21 @@ def video_autoencoder(
     device: torch.device | str,
     dtype: torch.dtype,
     *,
-    tiling: bool = False,
     frames_at_once: int = diffusers_vae.LATENT_FRAMES_AT_ONCE,
 ) -> VideoAutoencoder:
-    """The autoencoder of `--vae-path`, or the built-in space-time transform (always fp32, as a whole)."""
+    """The autoencoder of `--vae-path` with the configured options, or the built-in space-time transform, which is
+    always fp32 and has none."""
     if config.vae_path is None:
         return SpaceTimeTransform(device)
     return diffusers_vae.DiffusersVideoAutoencoder(
-        config.vae_path, device, dtype, tiling=tiling, frames_at_once=frames_at_once
+        config.vae_path,
+        device,
+        dtype,
+        tiling=config.vae_tiling,
+        slicing=config.vae_slicing,
+        offload=config.encoder_offload,
+        compiled=config.compile_encoders,
+        frames_at_once=frames_at_once,
     )
 
 
@@ -44,7 +56,30 @@ def text_encoder(
     found = t5.t5_width(config.text_encoder_path)
     if found != width:
         raise ValueError(_width_error(config, found, width))
-    return t5.T5TextEncoder(config.text_encoder_path, length, device, dtype)
+    return t5.T5TextEncoder(
+        config.text_encoder_path,
+        length,
+        device,
+        dtype,
+        offload=config.encoder_offload,
+        compiled=config.compile_encoders,
+    )
+
+
+def encoded_terms(
+    config: EncoderConfig, dtype: torch.dtype, autoencoder: VideoAutoencoder, text_encoder: TextEncoder
+) -> dict[str, str]:
+    """What decides the numbers that two opened encoders give, by the flag that sets it.
+
+    Compilation, offloading and the device are not among them: they change results by rounding or not at all.
+    """
+    built_in = config.vae_path is None and config.text_encoder_path is None
+    return {
+        "--vae-path (and --vae-tiling)": autoencoder.fingerprint(),
+        "--text-encoder-path": text_encoder.fingerprint(),
+        "--bf16 (dtype of the encoders)": str(torch.float32 if built_in else dtype).removeprefix("torch."),
+        "--scale-factor": repr(config.scale_factor),
+    }
 
 
 def check(
@@ -54,7 +89,31 @@ def check(
 
     `text_width` and `latent_channels` are the model's, where they are to be compared with those of the folders.
     """
-    return _check_autoencoder(config, world, latent_channels) + _check_text(config, world, text_width)
+    return [
+        *_check_options(config.encoders, world),
+        *_check_autoencoder(config, world, latent_channels),
+        *_check_text(config, world, text_width),
+    ]
+
+
+def _check_options(config: EncoderConfig, world: World) -> Iterator[str]:
+    if config.encode_ahead < 0:
+        yield f"--encode-ahead {config.encode_ahead}: accepted: 0 or more"
+    cache = config.latent_cache
+    if cache is not None and cache.exists() and not cache.is_dir():
+        yield f"--latent-cache {cache}: is a file; accepted: a folder, new or of an earlier run"
+    pretrained = config.vae_path is not None or config.text_encoder_path is not None
+    if config.compile_encoders and pretrained and not world.has_cuda and not _cpp_compiler():
+        yield (
+            f"{COMPILE_FLAG}: torch.compile needs a C++ compiler on a CPU, and neither $CXX nor g++ nor clang++ is "
+            f"there; accepted: without {COMPILE_FLAG}"
+        )
+
+
+def _cpp_compiler() -> str | None:
+    """The compiler that torch.compile would call."""
+    candidates = (os.environ.get("CXX"), "g++", "clang++")
+    return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
 def _check_autoencoder(config: RunConfig, world: World, latent_channels: int | None) -> list[str]:

@@ -4,12 +4,14 @@ Shapes: B batch, L text tokens, E text width.
 """
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vidtron.encoders.folders import model_folder, read_config, weights_fingerprint
+from vidtron.encoders.frozen import FrozenNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +62,19 @@ class T5TextEncoder:
         length: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        offload: bool = False,
+        compiled: bool = False,
     ) -> None:
-        """Loads weights and tokenizer; ValueError for a folder that holds something else."""
+        """Loads weights and tokenizer; ValueError for a folder that holds something else.
+
+        Args:
+            path: see `t5_folder` and `tokenizer_folder`.
+            length: tokens of a caption.
+            device: where it works.
+            dtype: of the weights.
+            offload: keep the weights in the CPU's memory while they are not used.
+            compiled: compile the network when it is first used.
+        """
         from transformers import AutoTokenizer, T5EncoderModel
 
         self._folder = t5_folder(path)
@@ -71,13 +84,13 @@ class T5TextEncoder:
         if self._tokenizer.pad_token_id is None:
             raise ValueError(f"{FLAG} {path}: the tokenizer has no padding token")
         model = T5EncoderModel.from_pretrained(self._folder, local_files_only=True, dtype=dtype)
-        self._model = model.to(self.device).eval().requires_grad_(False)
+        self._network = FrozenNetwork(model, self.device, offload=offload, compiled=(model,) if compiled else ())
         self._told = False
-        self.width = int(self._model.config.d_model)
-        if len(self._tokenizer) > self._model.config.vocab_size:
+        self.width = int(model.config.d_model)
+        if len(self._tokenizer) > model.config.vocab_size:
             raise ValueError(
                 f"{FLAG} {path}: the tokenizer knows {len(self._tokenizer)} tokens, the encoder only "
-                f"{self._model.config.vocab_size}"
+                f"{model.config.vocab_size}"
             )
 
     @torch.no_grad()
@@ -89,7 +102,12 @@ class T5TextEncoder:
             captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         ).input_ids
         self._tell_unknown_tokens(tokens_BL, captions)
-        return self._model(input_ids=tokens_BL.to(self.device)).last_hidden_state.float()
+        with self._network.in_use() as model:
+            return model(input_ids=tokens_BL.to(self.device)).last_hidden_state.float()
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps offloaded weights on the device while it is open: one copy for many captions."""
+        return self._network.held()
 
     def _tell_unknown_tokens(self, tokens_BL: Tensor, captions: list[str]) -> None:
         """Warn once of a caption that the tokenizer mostly does not know: a sign of the wrong tokenizer."""

@@ -10,6 +10,21 @@ from vidtron.inference.sampling import SamplerConfig
 
 
 @dataclass
+class GivenFramesConfig:
+    """Given frames and long videos"""
+
+    reference: list[Path] = field(default_factory=list)
+    """Images and videos whose frames --mask-strategy puts into the videos, for models trained with --frame-masks."""
+    mask_strategy: str | None = None
+    """Latent frames that are given, as Open-Sora says it: loop,reference,reference_start,target_start,length,edit; ...
+    (fields left out: 0,0,0,0,1,0; edit 0 keeps a frame, 1 makes it anew)."""
+    loop: int = 1
+    """Clips of a video, each of which goes on from the last; a prompt |0|a|2|b changes with them."""
+    condition_frames: int = 4
+    """--loop: latent frames at the end of a clip that the next one is given."""
+
+
+@dataclass
 class SamplingConfig:
     """Sampling"""
 
@@ -57,4 +72,5 @@ class SamplingConfig:
     vae_frames_at_once: int = LATENT_FRAMES_AT_ONCE
     """Autoencoder of --vae-path: latent frames that are decoded at a time. More are faster and take more memory."""
     method: SamplerConfig = field(default_factory=SamplerConfig)
+    given: GivenFramesConfig = field(default_factory=GivenFramesConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

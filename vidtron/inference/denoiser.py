@@ -23,7 +23,13 @@ class Denoiser:
     """
 
     def __init__(
-        self, chunks: Sequence[Any], groups: Groups, *, sequence_length: int, predicts_variance: bool = False
+        self,
+        chunks: Sequence[Any],
+        groups: Groups,
+        *,
+        sequence_length: int,
+        predicts_variance: bool = False,
+        kept_timestep: float = 0.0,
     ):
         """
         Args:
@@ -31,8 +37,10 @@ class Denoiser:
             groups: the process groups.
             sequence_length: padded tokens of one sample (`family.sequence_length`).
             predicts_variance: the output has twice the latent's channels.
+            kept_timestep: at which given frames are shown to the network, the schedule's cleanest.
         """
         self.chunks, self.groups, self.sequence_length = list(chunks), groups, sequence_length
+        self.kept_timestep = kept_timestep
         self.channels = 2 if predicts_variance else 1
         # The interleaved schedule takes no fewer micro-batches than there are stages (schedules.py:996, 0.16.1); its
         # stages would be idle otherwise.
@@ -42,16 +50,26 @@ class Denoiser:
 
     @torch.no_grad()
     def __call__(
-        self, noisy_BTCHW: Tensor, timestep: float, text_BLE: Tensor, image_latents: Tensor | None = None
+        self,
+        noisy_BTCHW: Tensor,
+        timestep: float,
+        text_BLE: Tensor,
+        image_latents: Tensor | None = None,
+        frame_mask: Tensor | None = None,
     ) -> Tensor:
-        """The network's output, fp32 [B, T, C, H, W], for one timestep of all samples."""
+        """The network's output, fp32 [B, T, C, H, W], for one timestep of all samples.
+
+        `frame_mask`, [B or 1, T, 1, 1, 1], is False where a frame is given and not denoised.
+        """
         timesteps_B = torch.full((noisy_BTCHW.shape[0],), float(timestep), device=noisy_BTCHW.device)
         dtype = self.chunks[0].config.params_dtype
         tensors = {"noisy_BTCHW": noisy_BTCHW, "text_BLE": text_BLE, "image_latents": image_latents}
         inputs = {name: None if tensor is None else tensor.to(dtype) for name, tensor in tensors.items()}
+        if frame_mask is not None:
+            inputs["frame_mask_BT"] = frame_mask.flatten(1).expand(noisy_BTCHW.shape[:2]).cpu()
 
         def forward_step(_: Iterator[Any], chunk: nn.Module) -> tuple[Tensor, Any]:
-            output = chunk(timesteps_B=timesteps_B, **inputs)
+            output = chunk(timesteps_B=timesteps_B, kept_timestep=self.kept_timestep, **inputs)
             return output, lambda result: (result.new_zeros(()), {"output": result})
 
         reported = get_forward_backward_func()(
@@ -96,21 +114,22 @@ def with_guidance(
     """
     texts = (null_text_BLE, text_BLE)
 
-    def together(noisy: Tensor, timestep: float) -> Sequence[Tensor]:
+    def together(noisy: Tensor, timestep: float, frame_mask: Tensor | None) -> Sequence[Tensor]:
         images = None if image_latents is None else torch.cat((image_latents, image_latents))
-        return network(torch.cat((noisy, noisy)), timestep, torch.cat(texts), images).chunk(2)
+        masks = None if frame_mask is None else torch.cat([frame_mask.expand(len(noisy), *frame_mask.shape[1:])] * 2)
+        return network(torch.cat((noisy, noisy)), timestep, torch.cat(texts), images, masks).chunk(2)
 
-    def halved(noisy: Tensor, timestep: float) -> Sequence[Tensor]:
+    def halved(noisy: Tensor, timestep: float, frame_mask: Tensor | None) -> Sequence[Tensor]:
         assert pair is not None
-        return gather_tensors(network(noisy, timestep, texts[pair.rank()], image_latents), pair)
+        return gather_tensors(network(noisy, timestep, texts[pair.rank()], image_latents, frame_mask), pair)
 
     without_and_with = together if pair is None else halved
 
-    def network_at(noisy: Tensor, timestep: float) -> Tensor:
+    def network_at(noisy: Tensor, timestep: float, frame_mask: Tensor | None = None) -> Tensor:
         factor = scale(timestep)
         if factor == 1.0:
-            return network(noisy, timestep, text_BLE, image_latents)
-        without, conditional = without_and_with(noisy, timestep)
+            return network(noisy, timestep, text_BLE, image_latents, frame_mask)
+        without, conditional = without_and_with(noisy, timestep, frame_mask)
         return guided(conditional, without, factor, channels)
 
     return network_at

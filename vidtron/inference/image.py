@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidtron.data.decode import resize_to_cover
 from vidtron.diffusion.conditioning import image_condition
-from vidtron.encoders.base import VideoAutoencoder
+from vidtron.encoders.base import Posterior, VideoAutoencoder
 from vidtron.inference.video_io import pixels_CFHW
 
 
@@ -37,8 +37,12 @@ def scaled_latents(
     autoencoder: VideoAutoencoder, video_CFHW: Tensor, generator: torch.Generator, scale: float
 ) -> Tensor:
     """Latents [T, C, H, W] of one video, drawn from their posterior, times `scale`; fp32."""
-    latents_CTHW = autoencoder.encode(video_CFHW).sample(generator)
-    return latents_CTHW.float().permute(1, 0, 2, 3) * scale
+    return drawn_latents(autoencoder.encode(video_CFHW), generator, scale)
+
+
+def drawn_latents(posterior: Posterior, generator: torch.Generator, scale: float) -> Tensor:
+    """Latents [T, C, H, W] drawn from their posterior, times `scale`; fp32."""
+    return posterior.sample(generator).permute(1, 0, 2, 3) * scale
 
 
 def condition_latents(

@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
+from vidtron.config.data import ClipSize
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.run import RunConfig
 from vidtron.diffusion import parameterization, weighting
@@ -91,20 +92,20 @@ def weighting_of(config: ObjectiveConfig) -> weighting.Weighting:
             return weighting.P2()
 
 
-def timesteps_of(run: RunConfig, schedule: Schedule) -> Callable[[Tensor], Tensor]:
-    """Quantiles in [0, 1) -> timesteps, by the density that the run trains with."""
-    density, shift = _density(run.objective, schedule), timestep_shift_of(run)
+def timesteps_of(run: RunConfig, schedule: Schedule, size: ClipSize) -> Callable[[Tensor], Tensor]:
+    """Quantiles in [0, 1) -> timesteps of clips of a size, by the density that the run trains with."""
+    density, shift = _density(run.objective, schedule), timestep_shift_of(run, size)
     if shift != 1:
         density = Shifted(density, shift)
     return partial(timesteps_at, density, schedule, part=run.objective.timestep_range)
 
 
-def timestep_shift_of(run: RunConfig) -> float:
+def timestep_shift_of(run: RunConfig, size: ClipSize) -> float:
     """What sigma / alpha of drawn levels, and of a rectified flow's sampling steps, is multiplied by."""
-    objective, data = run.objective, run.data
+    objective = run.objective
     if not objective.timestep_shift_by_size:
         return objective.timestep_shift
-    return resolution_shift(data.height, data.width, data.num_frames, objective.timestep_shift)
+    return resolution_shift(size.height, size.width, size.num_frames, objective.timestep_shift)
 
 
 def rank_groups_of(config: ObjectiveConfig) -> RankGroups | None:

@@ -16,6 +16,7 @@ from vidtron.config.world import World
 from vidtron.encoders import factory
 from vidtron.inference import weights
 from vidtron.inference.config import SamplingConfig
+from vidtron.inference.long_video import ClipChain, check_clips, gives_frames
 from vidtron.inference.prompts import Prompt, check_prompts
 from vidtron.inference.sampling import check_sampler
 from vidtron.inference.video_sampler import Progress, VideoSampler
@@ -35,7 +36,7 @@ class Video:
     frames_TCHW: Tensor
     """uint8."""
     latents_TCHW: Tensor
-    """Of the model's scale."""
+    """Of the model's scale; of a video of several clips [clips, T, C, H, W]."""
     fps: float
 
 
@@ -77,6 +78,15 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
         for name in names:
             if getattr(config, name) is not None:
                 setattr(section, name, getattr(config, name))
+    # Those of the training are about its speed and memory.
+    run.encoders = dataclasses.replace(
+        run.encoders,
+        vae_tiling=config.vae_tiling,
+        vae_slicing=False,
+        encoder_offload=False,
+        compile_encoders=False,
+        latent_cache=None,
+    )
     return run
 
 
@@ -94,6 +104,7 @@ def check(config: SamplingConfig, run: RunConfig, world: World, prompts: Sequenc
         errors.append(f"--vae-frames-at-once {at_once}; accepted: even numbers from 2 on")
     if config.vae_tiling and run.encoders.vae_path is None:
         errors.append("--vae-tiling: the built-in autoencoder has no tiles; accepted: with --vae-path")
+    errors += check_clips(config, run, prompts)
     errors += check_layout(run, world)
     replicas = world.size // max(1, model_parallel_size(run))
     if config.split_guidance == "on" and (replicas % 2 or not _is_guided(config)):
@@ -126,9 +137,7 @@ def load_sampler(
     weights.load_into(chunks, config, groups)
     network, encoders, device = run.network, run.encoders, groups.device
     dtype = factory.encoder_dtype(run, device)
-    autoencoder = factory.video_autoencoder(
-        encoders, device, dtype, tiling=config.vae_tiling, frames_at_once=config.vae_frames_at_once
-    )
+    autoencoder = factory.video_autoencoder(encoders, device, dtype, frames_at_once=config.vae_frames_at_once)
     text_encoder = factory.text_encoder(encoders, network.text_length, network.text_width, device, dtype)
     return VideoSampler(config, run, groups, chunks, autoencoder, text_encoder, pair)
 
@@ -182,12 +191,13 @@ def _make(
     sampler: VideoSampler, team: Team, prompt: Prompt, deliver: Callable[[Video], None], progress: Progress
 ) -> str | None:
     """One video; why there is none, on all ranks of the team."""
-    conditions, reason = _attempt(lambda: sampler.conditions(prompt), team)
+    maker: Any = ClipChain(sampler) if gives_frames(sampler.config.given) else sampler
+    conditions, reason = _attempt(lambda: maker.conditions(prompt), team)
     if conditions is None:
         return reason
 
     def sampled() -> Tensor:
-        return sampler.latents(prompt, conditions, progress)
+        return maker.latents(prompt, conditions, progress)
 
     latents, reason = _attempt(sampled, team) if team.size == 1 else (sampled(), None)
     if latents is None:
@@ -197,7 +207,7 @@ def _make(
         if not torch.isfinite(latents).all():
             raise ValueError("the latents are not finite")
         if team.leads:
-            deliver(Video(prompt, sampler.decode(latents), latents.cpu(), sampler.fps))
+            deliver(Video(prompt, maker.decode(latents), latents.cpu(), sampler.fps))
         return True
 
     return _attempt(finish, team)[1]

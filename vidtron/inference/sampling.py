@@ -6,13 +6,17 @@ from typing import Literal
 from torch import Tensor
 
 from vidtron.config.run import RunConfig
+from vidtron.diffusion.continuous import FlowSchedule
 from vidtron.diffusion.denoising import Denoiser, Network
-from vidtron.diffusion.editing import Draw
+from vidtron.diffusion.editing import AncestralEdit, Draw, FlowEdit, FrameEdit
 from vidtron.diffusion.guidance import ConstantScale, DynamicScale, Scale
 from vidtron.diffusion.levels import Level, sampling_levels
 from vidtron.diffusion.samplers import Progress, ancestral, ddim, dpmpp_2m, euler, heun
 from vidtron.diffusion.schedule import DiscreteSchedule, ZeroTerminalSNRSchedule
 from vidtron.inference.objective import objective_of, schedule_of, timestep_shift_of
+
+EDITING_SAMPLERS = ("ddim", "euler", "ancestral")
+"""Those that can keep frames."""
 
 
 @dataclass
@@ -87,6 +91,7 @@ def sample_latents(
     steps: int,
     draw: Draw,
     progress: Progress,
+    edit: FrameEdit | None = None,
 ) -> Tensor:
     """Latents of the model's scale, shaped like `noise`.
 
@@ -98,6 +103,7 @@ def sample_latents(
         steps: evaluations of the network (heun: twice as many but one).
         draw: noise of each step, for the samplers that add some.
         progress: wraps the list of steps.
+        edit: frames that are given, in their places in `noise`; for the samplers of `EDITING_SAMPLERS`.
     """
     objective = objective_of(run.objective)
     schedule, snap_to = objective.schedule, None
@@ -112,18 +118,35 @@ def sample_latents(
     levels = _levels(config, run, steps)
     match config.sampler:
         case "ddim":
-            return ddim(denoise, noise, levels, eta=config.sampler_eta, draw=draw, progress=progress)
+            return ddim(denoise, noise, levels, eta=config.sampler_eta, draw=draw, edit=edit, progress=progress)
         case "dpmpp-2m":
             return dpmpp_2m(denoise, noise, levels, progress=progress)
         case "dpmpp-2m-sde":
             return dpmpp_2m(denoise, noise, levels, stochastic=True, draw=draw, progress=progress)
         case "euler":
-            return euler(denoise, noise, levels, progress=progress)
+            return euler(denoise, noise, levels, edit=edit, progress=progress)
         case "heun":
             return heun(denoise, noise, levels, progress=progress)
         case "ancestral":
             variance = config.ancestral_variance
-            return ancestral(denoise, noise, levels, draw=draw, fixed_variance=variance, progress=progress)
+            return ancestral(denoise, noise, levels, draw=draw, fixed_variance=variance, edit=edit, progress=progress)
+
+
+def frame_edit(config: SamplerConfig, run: RunConfig, share_T: Tensor, draw: Draw) -> FrameEdit:
+    """Open-Sora's rule for given frames: 1.2's for a rectified flow, 1.1's for a table.
+
+    Other samplers than 1.1's leave the frames that are kept as they are.
+
+    Args:
+        config: which sampler.
+        run: of the training.
+        share_T: how much of the way each frame is denoised.
+        draw: noise of frames that begin to be denoised, of each step.
+    """
+    share = share_T[None, :, None, None, None]
+    if isinstance(schedule_of(run.objective), FlowSchedule):
+        return FlowEdit(share, draw)
+    return AncestralEdit(share, draw, hold=config.sampler != "ancestral")
 
 
 def _levels(config: SamplerConfig, run: RunConfig, steps: int) -> list[Level]:
@@ -132,5 +155,5 @@ def _levels(config: SamplerConfig, run: RunConfig, steps: int) -> list[Level]:
         steps,
         spacing=config.timestep_spacing,
         table=config.sampler_table,
-        shift=timestep_shift_of(run),
+        shift=timestep_shift_of(run, run.data.size),
     )

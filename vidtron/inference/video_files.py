@@ -99,7 +99,7 @@ class VideoFiles:
         """Flag with underscores -> value, of all that change the video; those left to the training resolved."""
         run, config = self.run, self.config
         flat = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        method = flat.pop("method")
+        method, given = flat.pop("method"), flat.pop("given")
         del flat["parallel"], flat["split_guidance"]  # how it was made, not what
         resolved = {
             "load": weights.location(config.load).resolve(),
@@ -111,7 +111,8 @@ class VideoFiles:
             "image_latent_scale": run.objective.image_latent_scale,
             **{name: _resolved(getattr(run.encoders, name)) for name in ("vae_path", "text_encoder_path")},
         }
-        values = {**flat, **resolved, **dataclasses.asdict(method)}
+        placed = {**dataclasses.asdict(given), "reference": [str(path.resolve()) for path in given.reference]}
+        values = {**flat, **resolved, **dataclasses.asdict(method), **placed}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -122,7 +123,9 @@ def command_of(prompt: Prompt, values: Mapping[str, Any]) -> list[str]:
         words += ["--image", str(prompt.image.resolve())]
     for name, value in values.items():
         option = name.replace("_", "-")
-        if isinstance(value, bool):
+        if isinstance(value, list):
+            words += [f"--{option}", *value] if value else []
+        elif isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         elif value is not None:
             words.append(f"--{option}={value}")

@@ -16,14 +16,16 @@ from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.denoiser import Denoiser, with_guidance
 from vidtron.inference.image import condition_latents, read_image
-from vidtron.inference.objective import image_latent_scale
+from vidtron.inference.objective import image_latent_scale, schedule_of
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sampling import guidance_of, guided_channels, sample_latents
+from vidtron.inference.sampling import frame_edit, guidance_of, guided_channels, sample_latents
 from vidtron.inference.video_io import to_uint8
 from vidtron.models import registry
 from vidtron.parallel import Groups, named_generator, sample_generator
 
 Progress = Callable[[list[int]], Any]
+Place = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Noise [T, C, H, W] -> (the same with given frames in their places, how much of the way each is denoised: [T])."""
 DEFAULT_FPS = 8.0
 
 
@@ -67,6 +69,7 @@ class VideoSampler:
             groups,
             sequence_length=family.sequence_length(run),
             predicts_variance=run.objective.predicted_variance != "none",
+            kept_timestep=schedule_of(run.objective).clean_timestep,
         )
         self.latent_shape = family.latent_shape(run)
         self.image_conditioned = family.image_conditioned(run.network)
@@ -89,8 +92,24 @@ class VideoSampler:
             null_text_BLE = torch.zeros_like(text_BLE)
         return Conditions(text_BLE, null_text_BLE, self._image_latents(prompt) if self.image_conditioned else None)
 
-    def latents(self, prompt: Prompt, conditions: Conditions, progress: Progress = lambda steps: steps) -> Tensor:
-        """Scaled latents of one video, fp32 [T, C, H, W], the same on all ranks of the team."""
+    def latents(
+        self,
+        prompt: Prompt,
+        conditions: Conditions,
+        progress: Progress = lambda steps: steps,
+        *,
+        clip: int = 0,
+        place: Place | None = None,
+    ) -> Tensor:
+        """Scaled latents of one clip, fp32 [T, C, H, W], the same on all ranks of the team.
+
+        Args:
+            prompt: whose noise it is.
+            conditions: of `prompt`, or of another for this clip.
+            progress: wraps the list of steps.
+            clip: number of the clip in its video; each has its own noise.
+            place: puts given frames into the noise.
+        """
         config, run, device = self.config, self.run, self.groups.device
         network = with_guidance(
             self.denoiser,
@@ -102,20 +121,36 @@ class VideoSampler:
             self.pair,
         )
 
-        def draw(step: int) -> Tensor:
-            generator = named_generator(prompt.seed, f"sampler's noise of video {prompt.number} at step {step}")
-            return torch.randn(self.latent_shape, generator=generator)[None].to(device)
+        video = f"video {prompt.number}" + (f", clip {clip}" if clip else "")
 
-        noise = torch.randn(self.latent_shape, generator=sample_generator(prompt.seed, prompt.number, "noise"))
-        noise_BTCHW = noise[None].to(device)
-        return sample_latents(network, noise_BTCHW, config.method, run, config.sampling_steps, draw, progress)[0]
+        def drawn(name: str) -> Tensor:
+            return torch.randn(self.latent_shape, generator=named_generator(prompt.seed, name))[None].to(device)
+
+        def draw(step: int) -> Tensor:
+            return drawn(f"sampler's noise of {video} at step {step}")
+
+        def edit_draw(step: int) -> Tensor:
+            return drawn(f"noise of given frames of {video} at step {step}")
+
+        first = sample_generator(prompt.seed, prompt.number, "noise")
+        noise = drawn(f"noise of {video}")[0] if clip else torch.randn(self.latent_shape, generator=first).to(device)
+        edit = None
+        if place is not None:
+            noise, share_T = place(noise)
+            edit = frame_edit(config.method, run, share_T.to(device), edit_draw)
+        method, steps = config.method, config.sampling_steps
+        return sample_latents(network, noise[None], method, run, steps, draw, progress, edit)[0]
 
     def decode(self, latents_TCHW: Tensor) -> Tensor:
-        """Frames [T, C, H, W], uint8; latent frames that only padded the model's patches are dropped first."""
+        """Frames [T, C, H, W], uint8."""
+        return to_uint8(self.pixels(latents_TCHW))
+
+    def pixels(self, latents_TCHW: Tensor) -> Tensor:
+        """Video [C, T, H, W], about [-1, 1]; latent frames that only padded the model's patches are dropped first."""
         data = self.run.data
         frames = self.autoencoder.latent_shape(data.num_frames, data.height, data.width)[1]
         unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
-        return to_uint8(self.autoencoder.decode(unscaled.transpose(0, 1)))
+        return self.autoencoder.decode(unscaled.transpose(0, 1))
 
     def _image_latents(self, prompt: Prompt) -> Tensor:
         if prompt.image is None:

@@ -31,7 +31,7 @@ from vidtron.parallel.check import (  # noqa: E402
 )
 from vidtron.parallel.groups import Groups  # noqa: E402
 from vidtron.parallel.launch import choose_backend, initialized  # noqa: E402
-from vidtron.parallel.randomness import STREAMS, named_generator, sample_generator  # noqa: E402
+from vidtron.parallel.randomness import STREAMS, named_generator, sample_generator, sample_random  # noqa: E402
 from vidtron.parallel.teams import Team, pair_of  # noqa: E402
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "named_generator",
     "pair_of",
     "sample_generator",
+    "sample_random",
     "sequence_parallel",
     "synchronize",
     "virtual_pipeline_size",

@@ -19,6 +19,10 @@ class Groups:
     pg: ProcessGroupCollection
     """The same groups as megatron-core takes them."""
     replica: ProcessGroup
+    exchange: ProcessGroup
+    """The replica's ranks in a gloo group, for what travels through the host's memory."""
+    background: ProcessGroup
+    """The same ranks in another gloo group, which only the thread uses that works beside the training."""
     device: torch.device
     """Where this rank computes."""
 
@@ -92,7 +96,13 @@ class Groups:
 def current_groups(device: torch.device, timeout: timedelta) -> Groups:
     """The groups that megatron-core has just made, with those it does not have. Called by all ranks together."""
     pg = ProcessGroupCollection.use_mpu_process_groups()
-    return Groups(pg=pg, replica=_replica_group(pg, timeout), device=device)
+    replica = _replica_group(pg, timeout)
+    exchange = background = replica
+    if replica.size() > 1:
+        background = _groups_of_replicas(pg, timeout, backend="gloo")
+        if dist.get_backend(replica) != "gloo":
+            exchange = _groups_of_replicas(pg, timeout, backend="gloo")
+    return Groups(pg=pg, replica=replica, exchange=exchange, background=background, device=device)
 
 
 def _replica_group(pg: ProcessGroupCollection, timeout: timedelta) -> ProcessGroup:
@@ -104,11 +114,18 @@ def _replica_group(pg: ProcessGroupCollection, timeout: timedelta) -> ProcessGro
         return dist.group.WORLD  # type: ignore[return-value]
     if pg.cp.size() == 1:
         return pg.mp
+    return _groups_of_replicas(pg, timeout)
+
+
+def _groups_of_replicas(pg: ProcessGroupCollection, timeout: timedelta, backend: str | None = None) -> ProcessGroup:
+    """This rank's of new groups, one of the ranks of each replica."""
     # Order of megatron-core's default "tp-cp-ep-dp-pp", tensor parallel fastest.
     tp_cp, dp, pp = pg.tp.size() * pg.cp.size(), pg.dp.size(), pg.pp.size()
     groups = [
         dist.new_group(
-            [inner + tp_cp * (replica + dp * stage) for stage in range(pp) for inner in range(tp_cp)], timeout=timeout
+            [inner + tp_cp * (replica + dp * stage) for stage in range(pp) for inner in range(tp_cp)],
+            timeout=timeout,
+            backend=backend,
         )
         for replica in range(dp)
     ]

@@ -1,6 +1,7 @@
 """Random numbers that depend on what they are for, never on which rank draws them or what was drawn before."""
 
 import hashlib
+import random
 from collections.abc import Sequence
 
 import torch
@@ -31,11 +32,15 @@ def sample_generator(seed: int, position: int, stream: str) -> torch.Generator:
     Raises:
         ValueError: the stream is unknown or the position negative.
     """
-    if stream not in STREAMS:
-        raise ValueError(f"unknown random stream {stream!r}; accepted: {', '.join(STREAMS)}")
-    if position < 0:
-        raise ValueError(f"position {position}; accepted: 0 or more")
-    return _keyed_generator(("sample", seed, position, stream))
+    return _keyed_generator(_sample_key(seed, position, stream))
+
+
+def sample_random(seed: int, position: int, stream: str) -> random.Random:
+    """Python's generator of one sample's draws, for what is drawn as others draw it with Python's `random`.
+
+    Arguments and errors as of `sample_generator`; the two are independent of each other.
+    """
+    return random.Random(int.from_bytes(_digest(("python", *_sample_key(seed, position, stream))), "little"))
 
 
 def named_generator(seed: int, name: str) -> torch.Generator:
@@ -81,6 +86,14 @@ def _mixed(x: Tensor) -> Tensor:
     x = (x ^ ((x >> 16) & 0xFFFF)) * -2048144789  # 0x85EBCA6B
     x = (x ^ ((x >> 13) & 0x7FFFF)) * -1028477387  # 0xC2B2AE35
     return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _sample_key(seed: int, position: int, stream: str) -> tuple[str | int, ...]:
+    if stream not in STREAMS:
+        raise ValueError(f"unknown random stream {stream!r}; accepted: {', '.join(STREAMS)}")
+    if position < 0:
+        raise ValueError(f"position {position}; accepted: 0 or more")
+    return "sample", seed, position, stream
 
 
 def _keyed_generator(key: tuple[str | int, ...]) -> torch.Generator:

@@ -8,18 +8,24 @@ Shape letters: B micro-batch, T latent frames, C latent channels, H, W latent ro
 E text features.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from vidtron.data.loader import BadSample, Clip
+from vidtron.training.exchange import MadeSample, ReplicaExchange
 from vidtron.training.positions import Share
-from vidtron.training.samples import Clip, SampleMaker, SampleShape
+from vidtron.training.samples import SampleMaker
+from vidtron.training.steps import Step
+
+Timesteps = Callable[[Step, Sequence[int]], Tensor]
+"""(step, positions of some of its samples) -> their timesteps, float32 [len(positions)]."""
+FrameMaskOf = Callable[[int, int], list[bool]]
+"""(position, latent frames) -> True where a frame is learned."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,22 @@ class MicroBatch:
     """Places of the samples in the global batch."""
     image_latents_BTCHW: Tensor | None = None
     """Image-to-video: latents of the first frame, zeros after it."""
+    frame_mask_BT: Tensor | None = None
+    """On the CPU: False where a latent frame is given clean. None: none is."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds that went into a batch on this rank."""
+
+    wait: float
+    """Waiting for decoded clips."""
+    encode: float
+    """In the encoders and in the exchange."""
+    decode: float
+    """Decoding, summed over the workers."""
+    read: float
+    """Reading shards, summed over the workers."""
 
 
 @dataclass(frozen=True)
@@ -47,62 +69,28 @@ class StepBatch:
     """This replica's part of one global batch."""
 
     micro_batches: tuple[MicroBatch, ...]
-    consumed: int
-    """Samples of the run before this step."""
-    global_batch_size: int
-    wait_seconds: float
-    """Time this rank waited for decoded clips."""
-    encode_seconds: float
-    """Time this rank spent in the encoders and in the exchange."""
+    step: Step
+    rows: dict[int, int]
+    """Place in the global batch -> row of the index that was used there, of this replica's samples."""
+    tried: tuple[BadSample, ...]
+    """What this rank has tried in vain."""
+    work: Work
+    ready: Any = None
+    """Event on a GPU after which the tensors are there; None: they are."""
+
+    def wait_until_ready(self) -> None:
+        """Have the calling thread's stream wait for the tensors."""
+        if self.ready is None:
+            return
+        stream = torch.cuda.current_stream()
+        stream.wait_event(self.ready)
+        for micro_batch in self.micro_batches:
+            for value in vars(micro_batch).values():
+                if isinstance(value, Tensor) and value.is_cuda:
+                    value.record_stream(stream)
 
 
-class ReplicaExchange:
-    """Gives every rank of a replica the samples that one of them made."""
-
-    def __init__(self, group: dist.ProcessGroup, shape: SampleShape, device: torch.device) -> None:
-        self.group = group
-        self.shape = shape
-        self.device = device
-
-    def share(self, owners: Sequence[int], make: Callable[[], Tensor]) -> list[Tensor]:
-        """Packed samples [numel] in the order of `owners`; `make` gives the next one this rank owns.
-
-        An error of one rank ends the run on all: it is agreed on before anything is sent.
-        """
-        rank = self.group.rank()
-        made: list[Tensor] = []
-        error: Exception | None = None
-        try:
-            made = [make() for owner in owners if owner == rank]
-        except Exception as exception:  # raised below, after the others have been told
-            error = exception
-        self._agree(error)
-        if self.group.size() == 1:
-            return made
-        samples, works = [], []
-        own = iter(made)
-        for owner in owners:
-            flat = next(own) if owner == rank else torch.empty(self.shape.numel(), device=self.device)
-            source = dist.get_global_rank(self.group, owner)
-            works.append(dist.broadcast(flat, source, group=self.group, async_op=True))
-            samples.append(flat)
-        for work in works:
-            if work is not None:
-                work.wait()
-        return samples
-
-    def _agree(self, error: Exception | None) -> None:
-        """Raise on every rank of the replica if any rank has an error."""
-        failed = torch.tensor([float(error is not None)], device=self.device)
-        if self.group.size() > 1:
-            dist.all_reduce(failed, group=self.group)
-        if error is not None:
-            raise error
-        if failed.item():
-            raise RuntimeError("another rank of this replica failed to read or encode a sample; its message names it")
-
-
-class BatchSource:
+class BatchSource(Iterator[StepBatch]):
     """Makes the batch of each step, in order; owns the loader."""
 
     def __init__(
@@ -111,15 +99,20 @@ class BatchSource:
         maker: SampleMaker,
         share: Share,
         exchange: ReplicaExchange,
-        timesteps: Callable[[int, int, Sequence[int]], Tensor],
+        timesteps: Timesteps,
+        steps: Iterable[Step],
+        frame_masks: FrameMaskOf | None = None,
     ) -> None:
         """
         Args:
-            loader: yields this rank's clips in the order of `Share.owned_positions`; has `wait_seconds`, `close`.
+            loader: yields this rank's clips of the steps in their order (`Share.owned_positions`); has `close` and the
+                running sums `wait_seconds`, `decode_seconds`, `read_seconds`.
             maker: turns a clip into a packed sample.
             share: which samples are this replica's and this rank's.
             exchange: shares samples inside the replica.
-            timesteps: (consumed, global batch size, positions) -> timesteps, float32 [len(positions)].
+            timesteps: of the samples.
+            steps: which ones.
+            frame_masks: of the samples; None: every frame is learned.
         """
         self.loader = loader
         self.clips: Iterator[Clip] = iter(loader)
@@ -127,55 +120,73 @@ class BatchSource:
         self.share = share
         self.exchange = exchange
         self.timesteps = timesteps
+        self.steps = iter(steps)
+        self.frame_masks = frame_masks
+        self._stream: Any = None
 
-    def step_batch(self, consumed: int, global_batch_size: int) -> StepBatch:
-        """The batch of the step that starts at `consumed`; steps must be asked for in the loader's order."""
-        waited, start = self.loader.wait_seconds, time.perf_counter()
-        expected = iter(
-            position
-            for position, owner in self._positions_and_owners(consumed, global_batch_size)
-            if owner == self.share.rank
-        )
+    def __next__(self) -> StepBatch:
+        step = next(self.steps)
+        if self.maker.device.type != "cuda":
+            return self._batch(step)
+        if self._stream is None:  # made in the thread that uses it, which then works beside the training
+            torch.cuda.set_device(self.maker.device)
+            self._stream = torch.cuda.Stream()
+        with torch.cuda.stream(self._stream):
+            batch = self._batch(step)
+            ready = torch.cuda.Event()
+            ready.record()
+        return replace(batch, ready=ready)
 
-        def make() -> Tensor:
+    def close(self) -> None:
+        """Stop the loader."""
+        self.loader.close()
+
+    def _batch(self, step: Step) -> StepBatch:
+        before, start = self._loader_sums(), time.perf_counter()
+        expected = iter(self.share.owned_of(step))
+        tried: list[BadSample] = []
+
+        def make() -> MadeSample:
             clip, position = next(self.clips), next(expected)
             if clip.position != position:
                 raise RuntimeError(f"the loader gave sample {clip.position} where {position} was due")
-            return self.maker.make(clip)
+            tried.extend(clip.bad)
+            return MadeSample(self.maker.make(clip), clip.row)
 
-        owners = self.share.owners(consumed, global_batch_size)
-        samples = iter(self.exchange.share(owners, make))
+        positions = self.share.micro_batches(step)
+        with self.maker.held():
+            made = self.exchange.share(self.share.owners(step), make, self.maker.shape_of(step.clip_size).numel())
+        rows = {
+            position - step.consumed: sample.row
+            for position, sample in zip((p for group in positions for p in group), made, strict=True)
+        }
+        samples = iter(made)
         micro_batches = tuple(
-            self._micro_batch([next(samples) for _ in positions], positions, consumed, global_batch_size)
-            for positions in self.share.micro_batches(consumed, global_batch_size)
+            self._micro_batch(step, [next(samples).flat for _ in group], group) for group in positions
         )
-        wait_seconds = self.loader.wait_seconds - waited
-        return StepBatch(
-            micro_batches=micro_batches,
-            consumed=consumed,
-            global_batch_size=global_batch_size,
-            wait_seconds=wait_seconds,
-            encode_seconds=time.perf_counter() - start - wait_seconds,
-        )
+        wait, decode, read = (now - then for now, then in zip(self._loader_sums(), before, strict=True))
+        encode = time.perf_counter() - start - wait
+        return StepBatch(micro_batches, step, rows, tuple(tried), Work(wait, encode, decode, read))
 
-    def _positions_and_owners(self, consumed: int, size: int) -> Iterator[tuple[int, int]]:
-        positions = [p for micro_batch in self.share.micro_batches(consumed, size) for p in micro_batch]
-        return zip(positions, self.share.owners(consumed, size), strict=True)
+    def _loader_sums(self) -> tuple[float, float, float]:
+        return self.loader.wait_seconds, self.loader.decode_seconds, self.loader.read_seconds
 
-    def _micro_batch(self, samples: list[Tensor], positions: list[int], consumed: int, size: int) -> MicroBatch:
-        unpacked = [self.maker.shape.unpack(flat) for flat in samples]
+    def _micro_batch(self, step: Step, samples: list[Tensor], positions: list[int]) -> MicroBatch:
+        shape = self.maker.shape_of(step.clip_size)
+        unpacked = [shape.unpack(flat) for flat in samples]
         stacked = {name: torch.stack([sample[name] for sample in unpacked]) for name in unpacked[0]}
         return MicroBatch(
             latents_BTCHW=stacked["latents"],
             noise_BTCHW=stacked["noise"],
             text_BLE=stacked["text"],
-            timesteps_B=self.timesteps(consumed, size, positions).to(self.maker.device),
+            timesteps_B=self.timesteps(step, positions).to(self.maker.device),
             positions=tuple(positions),
-            slots=tuple(position - consumed for position in positions),
+            slots=tuple(position - step.consumed for position in positions),
             image_latents_BTCHW=stacked.get("image_latents"),
+            frame_mask_BT=self._frame_masks(shape.latents_TCHW[0], positions),
         )
 
-    def close(self) -> None:
-        """Stop the loader."""
-        with contextlib.suppress(StopIteration):
-            self.loader.close()
+    def _frame_masks(self, latent_frames: int, positions: list[int]) -> Tensor | None:
+        if self.frame_masks is None:
+            return None
+        return torch.tensor([self.frame_masks(position, latent_frames) for position in positions])

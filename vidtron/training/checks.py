@@ -6,13 +6,16 @@ from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.index import ShardIndex
 from vidtron.data.plan import Plan
 from vidtron.inference.prompts import VALIDATION_FLAGS, check_prompts
 from vidtron.inference.sampling import SamplerConfig, check_sampler
 from vidtron.models import registry
+from vidtron.parallel import virtual_pipeline_size
 from vidtron.training import folder
+from vidtron.training.batch_size import replicas
+from vidtron.training.positions import Share
 from vidtron.training.resume import data_errors, find_checkpoint
+from vidtron.training.sources import training_plan
 from vidtron.training.starting_weights import find_weights, folder_errors, weights_errors
 from vidtron.training.validation_samples import prompts_of
 
@@ -22,7 +25,13 @@ def check(config: RunConfig, world: World) -> list[str]:
 
     Encoders are compared with a checkpoint's when the run has opened them.
     """
-    errors = [*_check_variance(config), *_check_prompts(config), *_adapter_errors(config)]
+    plan = _plan(config)
+    errors = [
+        *_check_variance(config),
+        *_check_prompts(config),
+        *_adapter_errors(config),
+        *(_check_batches(config, world, plan) if plan is not None else ()),
+    ]
     weights = find_weights(config.checkpoint)
     if weights is not None:
         return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
@@ -33,10 +42,49 @@ def check(config: RunConfig, world: World) -> list[str]:
         errors.append(f"--lora-base {lora_base}: there are no adapters to go on with; accepted: with --load")
     if latest is not None:
         errors += base_errors(latest, lora_base)
-    if latest is None or errors:
+    if latest is None or errors or plan is None:
         return errors
-    plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, config.training.seed)
     return data_errors(latest, {"--data-path": plan.fingerprint()})
+
+
+def _plan(config: RunConfig) -> Plan | None:
+    """The plan of the run; None where the data room has said why there is none."""
+    try:
+        return training_plan(config, registry.family_of(config.model))
+    except ValueError:  # ShardError is one
+        return None
+
+
+def _check_batches(config: RunConfig, world: World, plan: Plan) -> Iterator[str]:
+    """Buckets whose batches the objective or the interleaved pipeline cannot take. Those that do not divide among the
+    replicas the data room names."""
+    objective = config.objective
+    copies = replicas(config, world.size)
+    share = Share(
+        micro_batch_size=config.training.micro_batch_size,
+        replica=0,
+        replicas=copies,
+        rank=0,
+        ranks=1,
+        count_multiple=config.parallel.pipeline_model_parallel_size if virtual_pipeline_size(config) else 1,
+    )
+    told = {(bucket.resolution, bucket.size.num_frames): bucket for bucket in plan.buckets}
+    for bucket in told.values():
+        if bucket.batch_size is None:
+            continue
+        where = f"{bucket.size.num_frames} frames at {bucket.resolution}"
+        if bucket.batch_size % copies == 0:
+            try:
+                share.micro_batch_of(bucket.batch_size)
+            except ValueError as error:
+                yield f"--bucket-config: {where}: {error}"
+        if objective.timestep_ranks is not None and bucket.batch_size % objective.timestep_ranks:
+            yield (
+                f"--timestep-ranks {objective.timestep_ranks}: does not divide the batches of {bucket.batch_size} of "
+                f"{where}; accepted: a number that does"
+            )
+        if objective.timestep_shift_by_size and 1 < bucket.size.num_frames < 17:
+            yield f"--timestep-shift-by-size: {where}; accepted: 1 frame or at least 17"
 
 
 def _adapter_errors(config: RunConfig) -> list[str]:

@@ -53,13 +53,14 @@ def _fp8_scales(modules: Sequence[torch.nn.Module]) -> Iterator[Tensor]:
                     yield from (state.scale, state.amax_history)
 
 
-def read_batches(source: BatchSource, iterations: int, global_batch_size: int) -> list[StepBatch]:
-    """The first so many global batches, in the memory of the host; closes the source."""
+def read_batches(source: BatchSource) -> list[StepBatch]:
+    """All batches of a source, in the memory of the host; closes the source."""
     try:
-        return [
-            moved(source.step_batch(index * global_batch_size, global_batch_size), torch.device("cpu"))
-            for index in range(iterations)
-        ]
+        batches = []
+        for batch in source:
+            batch.wait_until_ready()
+            batches.append(moved(batch, torch.device("cpu")))
+        return batches
     finally:
         source.close()
 

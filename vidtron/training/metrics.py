@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vidtron.parallel import memory_statistics
+from vidtron.training.batches import Work
 
 MODEL = "model"
 """In rows, the weights themselves among their averages."""
@@ -106,6 +107,27 @@ def throughput(costs: Costs, samples: int, seconds: float) -> dict[str, float]:
     return rates
 
 
+def data_work(work: Work, stalled: float, step_seconds: float, workers: int) -> dict[str, float]:
+    """Where the data's time went.
+
+    Args:
+        work: of the step's batch on this rank, part of which was done during earlier steps.
+        stalled: seconds that the training stood still for it.
+        step_seconds: the step took.
+        workers: decoding processes; 0: the training process decodes.
+    """
+    return {
+        "stall_seconds": stalled,
+        "data_wait_seconds": work.wait,
+        "encode_seconds": work.encode,
+        "decode_seconds": work.decode,
+        "read_seconds": work.read,
+        "data_percent": 100 * stalled / step_seconds,
+        "decode_percent": 100 * (work.decode + work.read) / (max(workers, 1) * step_seconds),
+        "encode_percent": 100 * work.encode / step_seconds,
+    }
+
+
 def memory_gib(device: torch.device) -> float:
     """Most memory the device (on a CPU: the process) has held since the start, GiB."""
     statistics = memory_statistics(device)
@@ -130,7 +152,10 @@ def line(row: dict[str, Any], train_iters: int) -> str:
     ]
     if "mfu" in row:
         parts.append(f"MFU {100 * row['mfu']:.1f} %")
-    parts += [f"{row['memory_gib']:.2f} GiB", f"data wait {1000 * row['data_wait_seconds']:.0f} ms"]
+    shares = " ".join(f"{name} {row[f'{name}_percent']:.0f} %" for name in ("data", "decode", "encode"))
+    parts += [f"{row['memory_gib']:.2f} GiB", shares, row["bucket"]]
+    if row["bad_samples"]:
+        parts.append(f"{row['bad_samples']} bad samples")
     return " | ".join(parts)
 
 

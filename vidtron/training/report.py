@@ -1,7 +1,7 @@
 """What the ranks tell each other after each pass: losses, health and wishes to stop, in one all-reduce."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ class StepReport:
 
     losses: Tensor
     """Loss of each sample of the global batch, float64 on the CPU [global batch]."""
+    rows: tuple[int, ...]
+    """Row of the index of each sample of the global batch that was really used."""
     gradient_norm: float
     stop: str | None
     """One of `STOP_REASONS`, as soon as one rank wishes it."""
@@ -37,6 +39,7 @@ class StepReport:
 
 def exchange(
     losses_of_micro_batches: Sequence[dict[str, Any]],
+    rows: Mapping[int, int],
     global_batch_size: int,
     groups: Groups,
     gradient_norm: float = 0.0,
@@ -47,29 +50,35 @@ def exchange(
     Args:
         losses_of_micro_batches: what the schedule returned: on the last stage `losses_B` and `slots` of each
             micro-batch, elsewhere nothing.
+        rows: place in the global batch -> row of the index, of this replica's samples.
         global_batch_size: samples of the step over all replicas.
         groups: the run's process groups.
         gradient_norm: this rank's gradient norm; any rank's that is not finite is taken for all.
         stop: why this rank wishes to stop.
     """
-    # Slot by slot: losses, gradient norms that are not finite, wishes. Adding zeros leaves a float as it is.
-    vector = torch.zeros(global_batch_size + 1 + len(STOP_REASONS), dtype=torch.float64)
+    # Slot by slot: losses and rows; gradient norms that are not finite, wishes. Adding zeros leaves a float as it is,
+    # and float64 holds every row number exactly.
+    size = global_batch_size
+    vector = torch.zeros(2 * size + 1 + len(STOP_REASONS), dtype=torch.float64)
     # All tensor- and context-parallel ranks of the last stage have the same losses; the first of them reports.
     if groups.is_last_stage and groups.tp.rank() == 0 and groups.cp.rank() == 0:
         for losses in losses_of_micro_batches:
             vector[list(losses["slots"])] = losses["losses_B"].double().cpu()
+        for slot, row in rows.items():
+            vector[size + slot] = row
     if not math.isfinite(gradient_norm):
-        vector[global_batch_size] = gradient_norm
+        vector[2 * size] = gradient_norm
     if stop is not None:
-        vector[global_batch_size + 1 + STOP_REASONS.index(stop)] = 1.0
+        vector[2 * size + 1 + STOP_REASONS.index(stop)] = 1.0
     if groups.world_size > 1:
         vector = vector.to(groups.device)
         dist.all_reduce(vector, group=groups.world)
         vector = vector.cpu()
-    bad_norm = vector[global_batch_size].item()
-    wishes = vector[global_batch_size + 1 :].tolist()
+    bad_norm = vector[2 * size].item()
+    wishes = vector[2 * size + 1 :].tolist()
     return StepReport(
-        losses=vector[:global_batch_size],
+        losses=vector[:size],
+        rows=tuple(vector[size : 2 * size].long().tolist()),
         gradient_norm=gradient_norm if bad_norm == 0.0 else bad_norm,
         stop=next((reason for reason, wish in zip(STOP_REASONS, wishes, strict=True) if wish), None),
     )

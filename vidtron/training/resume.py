@@ -27,7 +27,7 @@ def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
     """
     reasons = {
         "--data-path": "other samples, another order or other frames of them than in the run of {path} (the shards, "
-        "--seed, --num-frames, --fps or --short-clip have changed)",
+        "their weights, --bucket-config, --seed, or another flag that says which frames are taken has changed)",
     }
     saved = checkpoint.read_state(path)["data"]
     return [
@@ -45,6 +45,8 @@ class Restored:
     iteration: int
     consumed_samples: int
     global_batch_size: int
+    bad_samples: list[dict[str, Any]]
+    """What `BadSamples.state` gave."""
     remarks: list[str]
     """What of the checkpoint and of this run did not meet, for the log."""
 
@@ -78,6 +80,7 @@ def restore(
         state["iteration"],
         state["consumed_samples"],
         state["global_batch_size"],
+        state["bad_samples"],
         [
             *[
                 f"EMA {name}: not in {path}; it starts from the weights"
@@ -121,18 +124,31 @@ class Saver:
                 keep_latest=config.keep_latest,
             )
 
-    def after_step(self, model: TrainedModel, iteration: int, consumed_samples: int, *, last: bool) -> None:
+    def is_due(self, iteration: int, *, last: bool) -> bool:
+        """Whether the run is saved after this step."""
+        return self.writer is not None and (last or (self.interval is not None and iteration % self.interval == 0))
+
+    def after_step(
+        self,
+        model: TrainedModel,
+        iteration: int,
+        consumed_samples: int,
+        bad_samples: list[dict[str, Any]],
+        *,
+        last: bool,
+    ) -> None:
         """Save if `--save-interval` says so or the run is about to leave; complete a save that is being written."""
         if self.writer is None:
             return
         self.writer.maybe_finalize()
-        if not last and (self.interval is None or iteration % self.interval):
+        if not self.is_due(iteration, last=last):
             return
         averages = model.averages
         state = {
             **self.state,
             "iteration": iteration,
             "consumed_samples": consumed_samples,
+            "bad_samples": bad_samples,
             "ema_updates": dict(averages.updates),
         }
         with model.complete_weights():

@@ -19,6 +19,7 @@ from vidtron.models.layers.specs import choose_backend
 from vidtron.parallel import Groups, barrier, broadcast_object, initialized
 from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
+from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batch_size import global_batch_size
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Restored, Saver, find_checkpoint, restore
@@ -43,7 +44,8 @@ def run(config: RunConfig, world: World) -> TrainingResult:
         ConfigurationError: data or encoders are not those of the checkpoint.
         CheckpointError: the checkpoint is of another model or optimizer.
         ConversionError: the weights to start from are not of the run's network.
-        ShardError, BadClipError: clips cannot be read.
+        ShardError: shards cannot be read.
+        TooManyBadSamplesError: more clips than `--max-bad-samples` cannot be decoded.
         NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
     """
     with StopRequests(config.training, start=time.monotonic()) as requests, initialized(config, world) as groups:
@@ -62,7 +64,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     path, saved, remarks = _load(config, groups, model, data)
     model.averages.start()  # wherever the weights have come from
     progress = Progress(saved.iteration, saved.consumed_samples) if saved else Progress()
-    batch = global_batch_size(config, groups.world_size)
+    batch = None if config.data.bucket_config else global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
     if groups.rank == 0 and config.checkpoint.save is not None:
         folder.prepare(
@@ -77,7 +79,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
         _introduce(config, groups, logger, model, data)
         if saved:
             logger.say(f"continuing after step {progress.iteration} ({progress.consumed_samples:,} samples)")
-            if saved.global_batch_size != batch:
+            if batch is not None and saved.global_batch_size != batch:
                 logger.say(f"the global batch is {batch} from here on; it was {saved.global_batch_size}")
         for remark in remarks:
             logger.say(remark)
@@ -90,6 +92,13 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
             forward_step=ForwardStep(objective, torch.bfloat16 if config.precision.bf16 else torch.float32),
             saver=_saver(config, groups, model, path, {"data": data.state(), "global_batch_size": batch}, config_yaml),
             logger=logger,
+            bad_samples=BadSamples(
+                data.plan,
+                config.data.max_bad_samples,
+                groups,
+                logger.say,
+                saved.bad_samples if saved else (),
+            ),
             requests=requests,
             progress=progress,
         ).train()
@@ -144,9 +153,6 @@ def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: Trained
         f"{'' if trained == own else f', {trained:,} of them trained'}; layers: "
         f"{choose_backend(config.precision, World.from_environment())}"
     )
-    short = f", {data.plan.left_out:,} too short and left out" if data.plan.left_out else ""
-    logger.say(f"{len(data.plan):,} training clips{short}")
-    if data.valid_plan is not None:
-        left_out = f", {data.valid_plan.left_out:,} too short and left out" if data.valid_plan.left_out else ""
-        samples = config.training.eval_iters * global_batch_size(config, groups.world_size)
-        logger.say(f"evaluations of {samples:,} samples from {len(data.valid_plan):,} held-out clips{left_out}")
+    if groups.rank == 0:  # the others need not go through the epoch
+        for line in data.description():
+            logger.say(line)

@@ -1,86 +1,46 @@
-"""Opens shards, encoders and loaders of a run, and draws timesteps."""
+"""Opens shards, encoders and loaders of a run."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor
 
+from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
+from vidtron.data.blend import split_weights
 from vidtron.data.decode import ClipDecoder
 from vidtron.data.index import ShardIndex
 from vidtron.data.loader import ClipLoader
 from vidtron.data.plan import Plan
+from vidtron.data.plan_report import report_warnings
+from vidtron.data.shard_cache import ShardCache
 from vidtron.diffusion.schedule import Schedule
-from vidtron.diffusion.timesteps import RankGroups, stratify
 from vidtron.encoders.factory import encoder_dtype, text_encoder, video_autoencoder
 from vidtron.inference.objective import rank_groups_of, timesteps_of
-from vidtron.parallel import Groups, named_generator, sample_generator
+from vidtron.models.registry import Family
+from vidtron.parallel import Groups, virtual_pipeline_size
+from vidtron.training.ahead import Ahead
 from vidtron.training.batch_size import batch_size_at, global_batch_size
-from vidtron.training.batches import BatchSource, ReplicaExchange
+from vidtron.training.batches import BatchSource, FrameMaskOf, StepBatch, Timesteps
+from vidtron.training.clip_fit import clip_fit
 from vidtron.training.evaluate import EVALUATION_SEED, even_timesteps
+from vidtron.training.exchange import ReplicaExchange
+from vidtron.training.frame_masks import FrameMasks
+from vidtron.training.latent_cache import LatentCache
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker, SampleShape
+from vidtron.training.steps import Step, step_at, walk
+from vidtron.training.timestep_draws import TimestepDraws
 
 EVALUATION_PLACES = 1000
 """Evaluations look at the middles of so many equal parts of the schedule: at the timesteps of a table of 1000."""
 
 
-class TimestepDraws:
-    """Timesteps of a global batch: a function of the seed, the batch's first position and its size."""
-
-    def __init__(
-        self,
-        seed: int,
-        timesteps_at: Callable[[Tensor], Tensor],
-        *,
-        stratified: bool = False,
-        groups: RankGroups | None = None,
-    ) -> None:
-        """
-        Args:
-            seed: of the run.
-            timesteps_at: quantiles in [0, 1) -> timesteps; the density of the training.
-            stratified: one draw in each of as many equal parts of the density as the global batch has samples, the
-                parts dealt out at random; otherwise independent draws.
-            groups: CogVideoX's: the global batch is cut into as many runs as there are ranks, and each sample draws
-                from the timesteps of its rank.
-        """
-        self.seed = seed
-        self.timesteps_at = timesteps_at
-        self.stratified = stratified
-        self.groups = groups
-        self._kept: tuple[tuple[int, int], Tensor] | None = None
-
-    def __call__(self, consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
-        """Timesteps of the samples at `positions` of the batch that starts at `consumed`: float32 [len(positions)]."""
-        draws_B = torch.stack(
-            [
-                torch.rand((), generator=sample_generator(self.seed, position, "timestep"), dtype=torch.float64)
-                for position in positions
-            ]
-        )
-        if self.stratified:
-            strata = self._strata(consumed, global_batch_size)
-            strata_B = strata[[position - consumed for position in positions]]
-            draws_B = stratify(draws_B, strata_B, global_batch_size)
-        if self.groups is not None:
-            samples = global_batch_size // self.groups.ranks
-            return self.groups.draw(draws_B, [(position - consumed) // samples for position in positions]).float()
-        return self.timesteps_at(draws_B).float()
-
-    def _strata(self, consumed: int, global_batch_size: int) -> Tensor:
-        """Number of each slot's part [global batch]; the last answer is kept for the step's other micro-batches."""
-        if self._kept is None or self._kept[0] != (consumed, global_batch_size):
-            generator = named_generator(self.seed, f"timestep strata of the batch at {consumed}")
-            self._kept = (consumed, global_batch_size), torch.randperm(global_batch_size, generator=generator)
-        return self._kept[1]
-
-
 class DataRoom:
     """Everything a run reads: training and held-out shards, and the frozen encoders."""
 
-    def __init__(self, config: RunConfig, groups: Groups, family: Any, schedule: Schedule) -> None:
+    def __init__(self, config: RunConfig, groups: Groups, family: Family, schedule: Schedule) -> None:
         """
         Args:
             config: the run.
@@ -90,34 +50,46 @@ class DataRoom:
 
         Raises:
             ValueError: shards or encoder folders cannot be used.
+            ConfigurationError: the latent cache cannot be used.
         """
         self.config = config
         self.groups = groups
         self.schedule = schedule
         network = config.network
-        self.shape = SampleShape(
-            latents_TCHW=tuple(family.latent_shape(config)),
-            text_LE=(network.text_length, network.text_width),
-            image_conditioned=family.image_conditioned(network),
-        )
-        seed = config.training.seed
+        self.family = family
         self.timesteps = TimestepDraws(
-            seed,
-            timesteps_of(config, schedule),
+            config.training.seed,
+            functools.cache(partial(timesteps_of, config, schedule)),
             stratified=config.objective.timestep_sampling == "stratified",
             groups=rank_groups_of(config.objective),
         )
-        self.plan = Plan.from_config(ShardIndex.open(config.data.data_path), config.data, seed)
+        self.plan = training_plan(config, family)
         self.valid_plan = None
         if config.training.eval_interval is not None and config.data.valid_data_path:
-            valid = ShardIndex.open(config.data.valid_data_path)
-            self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, sequential=True)
+            valid = ShardIndex.open(config.data.valid_data_path, ShardCache.from_config(config.data))
+            self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, None, sequential=True)
+        masks = FrameMasks.from_config(config.objective.frame_masks, config.training.seed)
+        patch = family.temporal_patch(network)
+        self.frame_masks: FrameMaskOf | None = (
+            (lambda position, frames: masks(position, frames // patch, patch)) if masks.enabled else None
+        )
         self.decoder = ClipDecoder.from_config(config.data, groups.device)
         dtype = encoder_dtype(config, groups.device)
         self.autoencoder = video_autoencoder(config.encoders, groups.device, dtype)
         self.text_encoder = text_encoder(
             config.encoders, network.text_length, network.text_width, groups.device, dtype
         )
+        self.cache: LatentCache | None = None
+        if config.encoders.latent_cache is not None:
+            self.cache = LatentCache(
+                config.encoders.latent_cache,
+                config,
+                self.plan,
+                dtype,
+                self.autoencoder,
+                self.text_encoder,
+                image_conditioned=family.image_conditioned(network),
+            )
 
     def state(self) -> dict[str, str]:
         """What a resumed run must find again: fingerprints by the flag they belong to."""
@@ -127,72 +99,181 @@ class DataRoom:
             "--text-encoder-path": self.text_encoder.fingerprint(),
         }
 
-    def key_of(self, position: int) -> str:
-        """Key of the training sample at a position."""
-        return self.plan.sample(position).key
+    def description(self) -> Iterator[str]:
+        """What there is to train on, and what of it should be known, in lines. Goes through a whole epoch."""
+        report = self.plan.epoch_report()
+        batches = ""
+        if self.plan.buckets[0].batch_size is not None:
+            met = sum(one.batches > 0 for one in report.buckets)
+            batches = f" in {report.batches:,} global batches of {met} buckets; {report.left_over:,} left over"
+        yield f"{report.used:,} training clips an epoch{batches}"
+        yield from (f"warning: {warning}" for warning in report_warnings(report, bool(batches)))
+        if self.cache is not None:
+            yield f"latent cache: {len(self.cache.store):,} encoded clips in {self.cache.store.folder}"
+        if self.valid_plan is not None:
+            held_out = self.valid_plan.epoch_report()
+            yield f"evaluations of {self.evaluation_samples:,} samples from {held_out.used:,} held-out clips"
+            yield from (f"warning: --valid-data-path: {warning}" for warning in report_warnings(held_out, False))
 
-    def training_source(self, consumed: int) -> BatchSource:
-        """Batches of the run from the step on that starts at `consumed`."""
-        sizes = batch_size_at(self.config, self.groups.world_size)
-        positions = self._share().owned_positions(consumed, sizes)
-        return self._source(self.plan, positions, self.config.training.seed, self.timesteps, dropout=True)
+    def training_batches(self, consumed: int, steps: int, bad_rows: Collection[int]) -> "TrainingBatches":
+        """Batches of the next `steps` steps of the run from the one on that starts at `consumed`.
+
+        Args:
+            consumed: samples of the run so far.
+            steps: how many.
+            bad_rows: rows of the index that are not tried any more; may grow while batches are made.
+        """
+        source = self._source(
+            self.plan,
+            lambda: walk(partial(step_at, self.plan, self._batch_size_at()), consumed, steps),
+            self.config.training.seed,
+            self.timesteps,
+            training=True,
+            bad_rows=bad_rows,
+        )
+        return TrainingBatches(source, self.config.encoders.encode_ahead, self.cache)
+
+    def sync(self) -> None:
+        """Return when what was written to the latent cache is on the disk."""
+        if self.cache is not None:
+            self.cache.sync()
+
+    def _batch_size_at(self) -> Callable[[int], int]:
+        return batch_size_at(self.config, self.groups.world_size)
 
     def evaluation_source(self) -> BatchSource:
         """Batches of one evaluation, from position 0."""
         assert self.valid_plan is not None
-        size = global_batch_size(self.config, self.groups.world_size)
+        at = partial(step_at, self.valid_plan, lambda consumed: self.evaluation_batch_size)
 
-        def timesteps(consumed: int, global_batch_size: int, positions: Sequence[int]) -> Tensor:
+        def timesteps(step: Step, positions: Sequence[int]) -> Tensor:
             return self.evaluation_timesteps(positions)
 
-        positions = _until(self._share().owned_positions(0, lambda consumed: size), self.evaluation_samples)
-        return self._source(self.valid_plan, positions, EVALUATION_SEED, timesteps, dropout=False)
+        return self._source(
+            self.valid_plan,
+            lambda: walk(at, 0, self.config.training.eval_iters),
+            EVALUATION_SEED,
+            timesteps,
+            training=False,
+        )
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Samples of a global batch of an evaluation; with buckets, as many as the largest of theirs."""
+        given = [bucket.batch_size for bucket in self.plan.buckets if bucket.batch_size is not None]
+        return max(given) if given else global_batch_size(self.config, self.groups.world_size)
 
     @property
     def evaluation_samples(self) -> int:
         """Samples of one evaluation, over all replicas."""
-        return global_batch_size(self.config, self.groups.world_size) * self.config.training.eval_iters
+        return self.evaluation_batch_size * self.config.training.eval_iters
 
     def evaluation_timesteps(self, positions: Sequence[int]) -> Tensor:
         """Timesteps of an evaluation's samples, float32 [len(positions)]."""
         places = even_timesteps(positions, self.evaluation_samples, EVALUATION_PLACES)
         return self.schedule.timestep((places.double() + 0.5) / EVALUATION_PLACES).float()
 
-    def _share(self) -> Share:
-        groups = self.groups
-        return Share(
-            micro_batch_size=self.config.training.micro_batch_size,
-            replica=groups.dp_rank,
-            replicas=groups.dp_size,
-            rank=groups.replica_rank,
-            ranks=groups.replica_size,
+    def shape_of(self, size: ClipSize) -> SampleShape:
+        """Shapes of the tensors of a sample that is made of a clip of a size."""
+        network = self.config.network
+        return SampleShape(
+            latents_TCHW=self.family.latent_shape(self.config, size),
+            text_LE=(network.text_length, network.text_width),
+            image_conditioned=self.family.image_conditioned(network),
+        )
+
+    def maker(self, seed: int, *, training: bool) -> SampleMaker:
+        """Makes samples of clips; those of the training may be dropped their captions, and go through the cache."""
+        return SampleMaker(
+            self.config,
+            functools.cache(self.shape_of),
+            self.autoencoder,
+            self.text_encoder,
+            self.groups.device,
+            seed=seed,
+            dropout=training,
+            record=self.cache.record if training and self.cache is not None else None,
         )
 
     def _source(
         self,
         plan: Plan,
-        positions: Iterator[int],
+        steps: Callable[[], Iterator[Step]],
         seed: int,
-        timesteps: Callable[[int, int, Sequence[int]], Tensor],
+        timesteps: Timesteps,
         *,
-        dropout: bool,
+        training: bool,
+        bad_rows: Collection[int] = (),
     ) -> BatchSource:
-        data, device = self.config.data, self.groups.device
-        maker = SampleMaker(
-            self.config, self.shape, self.autoencoder, self.text_encoder, device, seed=seed, dropout=dropout
-        )
+        """`steps` is called twice: the loader is ahead of the batches."""
+        config, groups = self.config, self.groups
+        share, data = share_of(config, groups), config.data
+        positions = share.owned_positions(steps())
+        cache = self.cache if training else None
         return BatchSource(
-            loader=ClipLoader(plan, self.decoder, positions, data.num_workers, data.prefetch_samples),
-            maker=maker,
-            share=self._share(),
-            exchange=ReplicaExchange(self.groups.replica, self.shape, device),
+            loader=ClipLoader(
+                plan,
+                self.decoder,
+                positions,
+                data.num_workers,
+                data.prefetch_samples,
+                bad_rows,
+                cached=None if cache is None else cache.lookup,
+            ),
+            maker=self.maker(seed, training=training),
+            share=share,
+            exchange=ReplicaExchange(groups.background if training else groups.exchange, groups.device),
             timesteps=timesteps,
+            steps=steps(),
+            frame_masks=self.frame_masks if training else None,
         )
 
 
-def _until(positions: Iterator[int], end: int) -> Iterator[int]:
-    """The positions before `end`; they ascend."""
-    for position in positions:
-        if position >= end:
-            return
-        yield position
+class TrainingBatches(Iterator[StepBatch]):
+    """Batches of a run, some of them made ahead of their use."""
+
+    def __init__(self, source: BatchSource, ahead: int, cache: LatentCache | None = None) -> None:
+        self._source = source
+        self._cache = cache
+        self._ahead = Ahead(source, ahead)
+
+    def __next__(self) -> StepBatch:
+        batch = next(self._ahead)
+        batch.wait_until_ready()
+        return batch
+
+    def close(self) -> None:
+        """Finish what has begun, and stop the loader."""
+        self._ahead.close()
+        self._source.close()
+        if self._cache is not None:
+            self._cache.close()
+
+
+def training_plan(config: RunConfig, family: Family) -> Plan:
+    """The order in which a run takes its samples.
+
+    Raises:
+        ShardError, ValueError: the data cannot be used.
+    """
+    paths, weights = split_weights(config.data.data_path)
+    return Plan.from_config(
+        ShardIndex.open(paths, ShardCache.from_config(config.data)),
+        config.data,
+        config.training.seed,
+        clip_fit(family, config),
+        weights=weights,
+        fixed_windows=config.encoders.latent_cache is not None,
+    )
+
+
+def share_of(config: RunConfig, groups: Groups) -> Share:
+    """This rank's part of the work on every batch."""
+    return Share(
+        micro_batch_size=config.training.micro_batch_size,
+        replica=groups.dp_rank,
+        replicas=groups.dp_size,
+        rank=groups.replica_rank,
+        ranks=groups.replica_size,
+        count_multiple=groups.pp.size() if virtual_pipeline_size(config) else 1,
+    )

@@ -18,6 +18,13 @@ Losses = dict[str, Any]
 """What the last stage reports of a micro-batch: `losses_B` (float32) and `slots`, their places in the global batch."""
 
 
+def broadcast_mask(batch: MicroBatch) -> Tensor | None:
+    """The frame mask as it broadcasts against the latents, on their device: [B, T, 1, 1, 1]."""
+    if batch.frame_mask_BT is None:
+        return None
+    return batch.frame_mask_BT[:, :, None, None, None].to(batch.latents_BTCHW.device, non_blocking=True)
+
+
 class ForwardStep:
     """mcore's `forward_step_func`: takes the next micro-batch and runs one chunk of the model on it.
 
@@ -43,8 +50,9 @@ class ForwardStep:
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Losses]]]:
         """Output of the chunk and the function that makes a loss of it (called on the last stage only)."""
         batch = next(micro_batches)
-        noisy_BTCHW = self.objective.noisy(batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B)
-        noisy_BTCHW = self.objective.network_input(noisy_BTCHW, batch.timesteps_B)
+        mask_BT111 = broadcast_mask(batch)
+        noisy_BTCHW = self.objective.noisy(batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B, mask_BT111)
+        noisy_BTCHW = self.objective.network_input(noisy_BTCHW, batch.timesteps_B, mask_BT111)
         image = batch.image_latents_BTCHW
         # By keyword: Float16Module casts every positional input to bf16, which has no room for timesteps above 256.
         output = chunk(
@@ -53,10 +61,14 @@ class ForwardStep:
             text_BLE=batch.text_BLE.to(self.compute_dtype),
             image_latents=None if image is None else image.to(self.compute_dtype),
             positions=list(batch.positions),
+            frame_mask_BT=batch.frame_mask_BT,
+            kept_timestep=self.schedule.clean_timestep,
         )
         return output, partial(self.micro_batch_loss, batch)
 
     def micro_batch_loss(self, batch: MicroBatch, output_BTCHW: Tensor) -> tuple[Tensor, Losses]:
         """Mean loss of the micro-batch (mcore's 2-tuple form) and the loss of each sample."""
-        losses_B = self.objective.losses(output_BTCHW, batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B)
+        losses_B = self.objective.losses(
+            output_BTCHW, batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B, broadcast_mask(batch)
+        )
         return losses_B.mean(), {"losses_B": losses_B.detach(), "slots": batch.slots}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
+from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups, virtual_pipeline_size
 from vidtron.training import health, metrics, report
 from vidtron.training.assembly import TrainedModel
-from vidtron.training.batch_size import batch_size_at
-from vidtron.training.batches import BatchSource, StepBatch
+from vidtron.training.bad_samples import BadSamples
+from vidtron.training.batches import StepBatch
+from vidtron.training.digest import digest
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Saver
 from vidtron.training.signals import StopRequests
-from vidtron.training.sources import DataRoom
+from vidtron.training.sources import DataRoom, TrainingBatches
 from vidtron.training.step import ForwardStep
 from vidtron.training.validation import Validation
 
@@ -65,6 +68,7 @@ class Trainer:
         forward_step: ForwardStep,
         saver: Saver,
         logger: Logger,
+        bad_samples: BadSamples,
         requests: StopRequests,
         progress: Progress,
     ) -> None:
@@ -75,16 +79,11 @@ class Trainer:
         self.forward_step = forward_step
         self.saver = saver
         self.logger = logger
+        self.bad_samples = bad_samples
         self.requests = requests
         self.progress = progress
-        self.sequence_length = family.sequence_length(config)
-        self.batch_size_at = batch_size_at(config, groups.world_size)
-        self.costs = metrics.Costs(
-            flops_per_sample=family.flops_per_sample(config),
-            tokens_per_sample=family.tokens_per_sample(config),
-            devices=groups.world_size,
-            peak=metrics.peak(config.logging.peak_tflops, metrics.device_name(groups.device)),
-        )
+        self.family = family
+        self.costs_of = cache(self._costs)
         stages = config.parallel.pipeline_model_parallel_size
         self.schedule = get_forward_backward_func(pp_size=stages, vp_size=virtual_pipeline_size(config))
         self.communicator = P2PCommunicator(groups.pp, model.chunks[0].config) if stages > 1 else None
@@ -103,10 +102,11 @@ class Trainer:
             health.NonFiniteStepError: loss or gradient norm is not finite, twice.
         """
         training, result = self.config.training, self.result
-        source = self.data.training_source(self.progress.consumed_samples)
+        left = training.train_iters - self.progress.iteration
+        batches = self.data.training_batches(self.progress.consumed_samples, left, self.bad_samples.rows)
         try:
             while self.progress.iteration < training.train_iters:
-                stop = self._step(source)
+                stop = self._step(batches)
                 iteration = self.progress.iteration
                 if training.eval_interval is not None and iteration % training.eval_interval == 0:
                     self._validate()
@@ -114,23 +114,32 @@ class Trainer:
                     stop = "interval"
                 if iteration == training.train_iters:
                     stop = stop or "done"
-                self.saver.after_step(self.model, iteration, self.progress.consumed_samples, last=stop is not None)
+                if self.saver.is_due(iteration, last=stop is not None):
+                    self.data.sync()
+                self.saver.after_step(
+                    self.model,
+                    iteration,
+                    self.progress.consumed_samples,
+                    self.bad_samples.state(),
+                    last=stop is not None,
+                )
                 if stop is not None:
                     result.stopped_by = stop
                     break
         finally:
-            source.close()
+            batches.close()
         self.saver.finish()
         if result.stopped_by != "done":
             self.logger.say(f"leaving after step {self.progress.iteration} ({result.stopped_by})")
         result.iteration, result.consumed_samples = self.progress.iteration, self.progress.consumed_samples
         return result
 
-    def _step(self, source: BatchSource) -> str | None:
+    def _step(self, batches: TrainingBatches) -> str | None:
         """One optimizer step; returns why the run is to stop after it."""
         start = time.perf_counter()
-        size = self.batch_size_at(self.progress.consumed_samples)
-        batch = source.step_batch(self.progress.consumed_samples, size)
+        batch = next(batches)
+        step = batch.step
+        assert step.consumed == self.progress.consumed_samples
         ready = time.perf_counter()
         outcome = health.checked(
             attempt=lambda: self._attempt(batch),
@@ -138,13 +147,15 @@ class Trainer:
             warn=self.logger.say,
         )
         computed = time.perf_counter()
+        self.bad_samples.count(step.consumed, outcome.rows, batch.tried)
         learning_rate = self.model.learning_rate
         self.model.update(outcome.gradient_norm)
         self.progress.iteration += 1
-        self.progress.consumed_samples += size
+        self.progress.consumed_samples += step.size
         end = time.perf_counter()
         self.result.losses.append(outcome.loss)
         self.result.gradient_norms.append(outcome.gradient_norm)
+        index = self.data.plan.index
         self.logger.write(
             {
                 "kind": "train",
@@ -153,12 +164,15 @@ class Trainer:
                 "loss": outcome.loss,
                 "grad_norm": outcome.gradient_norm,
                 "learning_rate": learning_rate,
-                "global_batch_size": size,
-                **metrics.throughput(self.costs, size, end - start),
+                "global_batch_size": step.size,
+                "bucket": step.bucket.name,
+                "samples_digest": digest(index, outcome.rows),
+                "planned_digest": digest(index, self.data.plan.rows(step.consumed, step.size)),
+                "bad_samples": len(self.bad_samples),
+                **metrics.throughput(self.costs_of(step.clip_size), step.size, end - start),
                 "memory_gib": metrics.memory_gib(self.groups.device),
                 "step_seconds": end - start,
-                "data_wait_seconds": batch.wait_seconds,
-                "encode_seconds": batch.encode_seconds,
+                **metrics.data_work(batch.work, ready - start, end - start, self.config.data.num_workers),
                 "forward_backward_seconds": computed - ready,
                 "update_seconds": end - computed,
             }
@@ -170,7 +184,7 @@ class Trainer:
         self.model.zero_grad()
         losses = self._run_schedule(batch, forward_only=False)
         norm = self.model.gradient_norm()
-        return report.exchange(losses, batch.global_batch_size, self.groups, norm, self.requests.wish())
+        return report.exchange(losses, batch.rows, batch.step.size, self.groups, norm, self.requests.wish())
 
     def _run_schedule(self, batch: StepBatch, *, forward_only: bool) -> Sequence[dict[str, Any]]:
         """mcore's schedule over the micro-batches; what the last stage's loss function reported."""
@@ -183,16 +197,24 @@ class Trainer:
             data_iterator=[iter(batch.micro_batches) for _ in chunks],
             model=list(chunks),
             num_microbatches=len(batch.micro_batches),
-            seq_length=self.sequence_length,
-            micro_batch_size=self.config.training.micro_batch_size,
+            seq_length=self.family.sequence_length(self.config, batch.step.clip_size),
+            micro_batch_size=len(batch.micro_batches[0].positions),
             forward_only=forward_only,
             **arguments,
+        )
+
+    def _costs(self, size: ClipSize) -> metrics.Costs:
+        return metrics.Costs(
+            flops_per_sample=self.family.flops_per_sample(self.config, size),
+            tokens_per_sample=self.family.tokens_per_sample(self.config, size),
+            devices=self.groups.world_size,
+            peak=metrics.peak(self.config.logging.peak_tflops, metrics.device_name(self.groups.device)),
         )
 
     def _forward_losses(self, batch: StepBatch) -> Tensor:
         """Losses of a global batch without gradients, on all ranks [global batch]."""
         losses = self._run_schedule(batch, forward_only=True)
-        return report.exchange(losses, batch.global_batch_size, self.groups).losses
+        return report.exchange(losses, batch.rows, batch.step.size, self.groups).losses
 
     def _validate(self) -> None:
         where = {"iteration": self.progress.iteration, "consumed_samples": self.progress.consumed_samples}
@@ -202,12 +224,17 @@ class Trainer:
             self.logger.write({"kind": row["kind"], **where, **row})
 
     def _describe(self, outcome: report.StepReport, batch: StepBatch) -> str:
+        step = batch.step
+
         def timestep_of(position: int) -> float:
-            return self.data.timesteps(batch.consumed, batch.global_batch_size, [position]).item()
+            return self.data.timesteps(step, [position]).item()
 
         def sigma_of(timestep: float) -> float:
             return self.forward_step.schedule.sigma(torch.tensor([timestep], device=self.groups.device)).item()
 
+        def key_of(position: int) -> str:
+            return self.data.plan.index[outcome.rows[position - step.consumed]].key
+
         return health.describe_samples(
-            outcome, self.progress.iteration + 1, batch.consumed, self.data.key_of, timestep_of, sigma_of
+            outcome, self.progress.iteration + 1, step.consumed, key_of, timestep_of, sigma_of
         )

@@ -13,7 +13,6 @@ from torch import Tensor
 from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
-from vidtron.training.batch_size import global_batch_size
 from vidtron.training.batches import StepBatch
 from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
 from vidtron.training.metrics import MODEL
@@ -73,8 +72,7 @@ class Validation:
     def _held_out(self) -> list[StepBatch]:
         if self.data.valid_plan is None:
             return []
-        size = global_batch_size(self.config, self.groups.world_size)
-        return read_batches(self.data.evaluation_source(), self.config.training.eval_iters, size)
+        return read_batches(self.data.evaluation_source())
 
     def _losses(self, batches: list[StepBatch]) -> dict[str, Any]:
         start = time.perf_counter()

@@ -121,6 +121,10 @@ class CogVideoXFamily:
         """Whether training needs an image condition."""
         return network.image_conditioned
 
+    def temporal_patch(self, network: CogVideoXConfig) -> int:
+        """Latent frames of one token."""
+        return network.patch_size_t
+
     def parameter_names(self, run: RunConfig) -> list[str]:
         """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
         names = [row.ours for row in sat_rows(run.network)]

@@ -25,8 +25,9 @@ from vidtron.models.cogvideox.layers import FinalLayer
 from vidtron.models.layers import initialization as init
 from vidtron.models.layers import lora
 from vidtron.models.layers.block import ConditionedTransformerBlock
-from vidtron.models.layers.conditioning import Conditioning, Rotary, Samples, Segment
+from vidtron.models.layers.conditioning import Conditioning, Rotary, Samples
 from vidtron.models.layers.embeddings import ScalarEmbedding, mark_replicated_over_stages
+from vidtron.models.layers.frame_times import FrameTimes
 from vidtron.models.layers.rotary import angles_3d, rotary_table
 from vidtron.models.layers.specs import Backend, modulated_layer_spec, norm_class
 from vidtron.parallel import Groups
@@ -118,6 +119,8 @@ class CogVideoX(MegatronModule):
         text_BLE: Tensor,
         image_latents: Tensor | None = None,
         positions: Sequence[int] | None = None,
+        frame_mask_BT: Tensor | None = None,
+        kept_timestep: float = 0.0,
     ) -> Tensor:
         """Run this chunk.
 
@@ -127,17 +130,25 @@ class CogVideoX(MegatronModule):
             text_BLE: text embeddings.
             image_latents: like `noisy_BTCHW`, for the image-to-video networks.
             positions: of the samples since step 0; training with dropout needs them.
+            frame_mask_BT: False where a latent frame is given clean; such frames are modulated by `kept_timestep`,
+                and what the network says of them means nothing. None: no frame is. Read on the host: a mask on a GPU
+                would be waited for.
+            kept_timestep: the timestep at which given frames are shown, the schedule's cleanest.
 
         Returns:
             On the last chunk the velocity, fp32 [B, T, C, H, W], the same on all ranks of the TP and CP groups; else
             the hidden states [S, B, D] for the next chunk.
+
+        Raises:
+            ValueError: the frame mask does not fit the latents, or an image-to-video network has no image.
         """
         network = self.network
         shape = (noisy_BTCHW.shape[1], network.out_channels, *noisy_BTCHW.shape[3:])
         grid = network.grid(shape[0], *shape[2:])
         text_length = text_BLE.shape[1]
         split = self._split(text_length + math.prod(grid))
-        embedding_TBE = self._time_embedding(timesteps_B)[None]
+        times = FrameTimes.of(frame_mask_BT, len(timesteps_B), grid[0], network.patch_size_t)
+        embedding_TBE = self._time_embeddings(timesteps_B, times, kept_timestep)
         hidden_SBD = None
         if self.pre_process:
             latents = noisy_BTCHW
@@ -148,7 +159,7 @@ class CogVideoX(MegatronModule):
             hidden_SBD = self.embedding(latents, text_BLE, split)
         conditioning = Conditioning(
             embedding_TBE,
-            self._segments(split, text_length),
+            times.segments(split, text=(text_length, TEXT), video=VIDEO),
             split.tokens,
             self._rotary(split, text_length, grid),
             None if positions is None else Samples(tuple(positions), split),
@@ -156,7 +167,7 @@ class CogVideoX(MegatronModule):
         hidden_SBD = self.decoder(hidden_SBD, conditioning)
         if not self.post_process:
             return hidden_SBD
-        patches_SBP = self.final(hidden_SBD, embedding_TBE)
+        patches_SBP = self.final(hidden_SBD, embedding_TBE[:1])
         patches_VBP = gather_sequence(patches_SBP, split, tp=self.groups.tp, cp=self.groups.cp)[text_length:]
         return unpatchify(patches_VBP, shape, network.patch_size_t, network.patch_size).float()
 
@@ -169,19 +180,21 @@ class CogVideoX(MegatronModule):
             fp8=bool(self.config.fp8),
         )
 
+    def _time_embeddings(self, timesteps_B: Tensor, times: FrameTimes, kept_timestep: float) -> Tensor:
+        """Input of every modulation: [T, B, E], the samples' own times first."""
+        if not times.masked:
+            return self._time_embedding(timesteps_B)[None]
+        kept = timesteps_B.new_full((1,), kept_timestep, dtype=torch.float32)
+        # In one call: what gathers weights or reduces gradients counts the calls of a module.
+        own_and_kept = self._time_embedding(torch.cat((timesteps_B, kept)))
+        return times.select(own_and_kept[:-1], own_and_kept[-1:])
+
     def _time_embedding(self, timesteps_B: Tensor) -> Tensor:
         """Input of every modulation, after its SiLU: [B, E]."""
         embedding = self.time_embedding(timesteps_B)
         if self.network.ofs_embedding:
             embedding = embedding + self.ofs_embedding(timesteps_B.new_full((1,), OFS_VALUE, dtype=torch.float32))
         return silu(embedding)
-
-    @staticmethod
-    def _segments(split: TokenSplit, text_length: int) -> tuple[Segment, ...]:
-        """This rank's rows of text and of video; padding goes with the video."""
-        text = min(max(text_length - split.start, 0), split.length)
-        segments = (Segment(0, text, TEXT), Segment(text, split.length, VIDEO))
-        return tuple(s for s in segments if s.stop > s.start)
 
     def _rotary(self, split: TokenSplit, text_length: int, grid: tuple[int, int, int]) -> Rotary | None:
         if self.network.position != "rotary":

@@ -141,8 +141,10 @@ class LoraLinear(MegatronModule):
         """A function for each part that draws the mask of its input."""
         if samples is None:
             raise ValueError("--lora-dropout: the network was not told which samples of the run these are")
-        first = {"column": samples.split.start, "row": samples.split.cp_start, "vectors": 0}[self.split]
-        rows, width = range(first, first + x_SBI.shape[0]), x_SBI.shape[-1]
+        first = samples.split.cp_start if self.split == "row" else samples.split.start
+        # A sample has one or several rows of modulation, as its frame mask and the micro-batch ask for: all alike.
+        rows = range(1) if self.split == "vectors" else range(first, first + x_SBI.shape[0])
+        width = x_SBI.shape[-1]
         column = self.tp.rank() * width if self.split == "row" else 0
         columns = range(column, column + width)
         return [

@@ -1,0 +1,101 @@
+"""Encode the clips and captions of shards ahead of training.
+
+    torchrun --nproc-per-node 8 tools/encode_latents.py --model cogvideox-2b --data-path SHARDS \
+        --vae-path VAE --text-encoder-path T5 --bf16 --latent-cache CACHE
+
+Takes the flags of pretrain_video.py, best the very same: those of data, encoders, model, precision and --seed decide
+what is encoded, the others are passed over. CACHE then holds one tar of latents for each shard. Run the same command
+again, with any number of ranks, to finish what was interrupted; finished shards are skipped.
+
+Each sample is encoded once, for its bucket of epoch 0. Where keep probabilities send samples to other buckets in
+other epochs, training meets sizes that are not in the cache; it encodes these on the way and adds them.
+
+Exit status: 0 done (samples that cannot be read are named in CACHE/skipped.jsonl), 2 refused.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from vidtron.config.cli import parse
+from vidtron.config.errors import ConfigurationError, collect_errors, refuse
+from vidtron.config.run import RunConfig
+from vidtron.config.world import World
+from vidtron.data.latent_header import LatentCacheError
+from vidtron.models.registry import family_of, preset, preset_names
+
+_ABOUT = (__doc__ or "").replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")
+
+
+def errors_of(config: RunConfig, world: World) -> list[str]:
+    """What is wrong with the data and the encoders of a configuration."""
+    from vidtron import data, encoders, training
+
+    family, network = family_of(config.model), config.network
+
+    def check_cache(config: RunConfig, world: World) -> list[str]:
+        return [] if config.encoders.latent_cache is not None else ["--latent-cache: missing; accepted: a folder"]
+
+    def check_encoders(config: RunConfig, world: World) -> list[str]:
+        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+
+    def check_data(config: RunConfig, world: World) -> list[str]:
+        return data.check(config, world, training.clip_fit(family, config))
+
+    return collect_errors((check_cache, check_encoders, check_data), config, world)
+
+
+class Bar:
+    """A bar of rank 0's samples on a terminal, a line for each of its shards elsewhere; every bad sample by name."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.bar: tqdm | None = None
+
+    def begin(self, samples: int) -> None:
+        self.bar = tqdm(total=samples, unit="clip", disable=None if self.rank == 0 else True)
+
+    def sample(self, problem: str | None) -> None:
+        assert self.bar is not None
+        if problem is not None:
+            self.bar.write(f"skipped {problem}", file=sys.stderr)
+        self.bar.update()
+
+    def shard(self, name: str, samples: int) -> None:
+        assert self.bar is not None
+        if self.bar.disable:
+            print(f"{name}: {samples} clips", file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, check, encode."""
+    words = sys.argv[1:] if argv is None else argv
+    given = parse(words, preset, preset_names(), "encode_latents.py", _ABOUT)
+    world = World.from_environment()
+    refuse(errors_of(given, world), world)
+
+    from vidtron.training.encode_shards import Progress, encode_shards, encoding_run
+
+    bar = Bar(world.rank)
+    try:
+        result = encode_shards(encoding_run(given, world), world, Progress(bar.begin, bar.sample, bar.shard))
+    except (ConfigurationError, LatentCacheError) as error:
+        refuse(error.errors, world)
+        raise
+    finally:
+        bar.close()
+    if world.rank == 0:
+        before = f", {result.finished_before} of them finished before" if result.finished_before else ""
+        print(f"{given.encoders.latent_cache}: {result.shards} shards{before}")
+        if result.skipped:
+            print(f"{result.skipped} samples cannot be read; {given.encoders.latent_cache}/skipped.jsonl names them")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Numbers and combinations of the data's flags that need no look at files."""
+
+from collections.abc import Iterator
+
+from vidtron.config.data import DataConfig
+from vidtron.config.run import RunConfig
+
+_AT_LEAST_ONE = ("num_frames", "height", "width", "shuffle_slice", "shuffle_window", "frame_interval")
+_AT_LEAST_NOTHING = ("num_workers", "prefetch_samples", "max_bad_samples")
+BUCKET_CONFIG = "accepted: with --bucket-config"
+
+
+def check_numbers(config: RunConfig) -> Iterator[str]:
+    """One message for each error, starting with the flag."""
+    data = config.data
+    for smallest, names in ((1, (*_AT_LEAST_ONE, "bucket_batch_multiple")), (0, _AT_LEAST_NOTHING)):
+        for name in names:
+            value = getattr(data, name)
+            if value < smallest:
+                yield f"{flag_of(name)} {value}: accepted: {smallest} or more"
+    if data.fps is not None and not data.fps > 0:
+        yield f"--fps {data.fps:g}: accepted: more than 0"
+    if not data.data_cache_gib > 0:
+        yield f"--data-cache-gib {data.data_cache_gib:g}: accepted: more than 0"
+    if data.fps is not None and data.frame_interval > 1:
+        yield f"--frame-interval {data.frame_interval} with --fps: accepted: one of the two"
+    yield from _check_batches(data)
+    yield from _check_with_buckets(config) if data.bucket_config is not None else _check_without(data)
+
+
+def flag_of(field: str) -> str:
+    """The flag of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def _check_batches(data: DataConfig) -> Iterator[str]:
+    tokens = data.global_batch_tokens
+    if tokens is not None and tokens < 1:
+        yield f"--global-batch-tokens {tokens}: accepted: 1 or more"
+    if data.bucket_batch == "tokens" and tokens is None:
+        yield "--bucket-batch tokens: accepted: with --global-batch-tokens"
+    if data.bucket_batch != "tokens" and tokens is not None:
+        yield f"--global-batch-tokens {tokens}: accepted: with --bucket-batch tokens"
+    if data.bucket_batch == "given" and data.bucket_batch_multiple > 1:
+        yield f"--bucket-batch-multiple {data.bucket_batch_multiple}: accepted: with --bucket-batch tokens or compute"
+
+
+def _check_with_buckets(config: RunConfig) -> Iterator[str]:
+    training, data = config.training, config.data
+    sizes = "the global batch sizes stand in --bucket-config"
+    if training.global_batch_size is not None:
+        yield f"--global-batch-size {training.global_batch_size}: {sizes}; accepted: one of the two"
+    if training.rampup_batch_size is not None:
+        ramp = " ".join(map(str, training.rampup_batch_size))
+        yield f"--rampup-batch-size {ramp}: {sizes}; accepted: without --bucket-config"
+    if data.bucket_rule == "opensora" and data.fps is not None:
+        yield f"--fps {data.fps:g} with --bucket-rule opensora, which counts frames: accepted: --frame-interval"
+
+
+def _check_without(data: DataConfig) -> Iterator[str]:
+    if data.bucket_rule != "hash":
+        yield f"--bucket-rule {data.bucket_rule}: {BUCKET_CONFIG}"
+    if data.bucket_batch != "given":
+        yield f"--bucket-batch {data.bucket_batch}: {BUCKET_CONFIG}"
