@@ -111,7 +111,8 @@ def test_from_files_to_training(clips, tmp_path):
 
     command = [sys.executable, "tools/build_shards.py", "--input", str(tmp_path / "clean.parquet")]
     command += ["--output", str(tmp_path / "shards"), "--codec", "copy", "--scores", "flow", "ocr"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     index = ShardIndex.open([tmp_path / "shards"])
     assert sorted(index[row].caption() for row in range(len(index))) == sorted(row["text"] for row in final)

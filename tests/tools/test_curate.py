@@ -1,6 +1,9 @@
 """tools/curate as a command: its steps, exit statuses and what it prints."""
 
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +12,8 @@ import pytest
 
 from tests.data.clip_files import clip_bytes
 
-MAIN = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "curate" / "__main__.py"), run_name="curate")["main"]
+ROOT = Path(__file__).parents[2]
+MAIN = runpy.run_path(str(ROOT / "tools" / "curate" / "__main__.py"), run_name="curate")["main"]
 
 
 @pytest.fixture
@@ -44,6 +48,18 @@ def test_errors_are_counted_by_reason(files, capsys):
     (files.with_name("raw") / "c.mp4").write_bytes(b"another")
     assert MAIN(["scan", "--input", str(files.with_name("raw")), "--output", str(files)]) == 2
     assert "made by another command (files was" in capsys.readouterr().err
+
+
+def test_with_processes(files):
+    """As it is typed: the worker processes find the step that a folder's program has opened."""
+    output = files.with_name("probed.parquet")
+    command = [sys.executable, "tools/curate", "probe", "--input", str(files), "--output", str(output)]
+    done = subprocess.run(
+        [*command, "--workers", "2"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pq.read_table(output)["num_frames"].to_pylist() == [6, None]
 
 
 def test_filter_tells_what_it_removes(files, capsys):

@@ -6,8 +6,10 @@ the actor. Results carry the number of their row: the table is put together in t
 
 import importlib.util
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 
@@ -92,15 +94,31 @@ def _connect(address: str, workers: int | None) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == "local":
-            ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            with _found_by_children():
+                ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
         else:
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CurationError(
             f"--ray-address {address}: cannot be reached ({error}); accepted: local, auto, ray://HOST:PORT"
         ) from error
+
+
+@contextmanager
+def _found_by_children() -> Iterator[None]:
+    """Processes started here import what this one can; on a cluster vidtron is installed on each node."""
+    earlier = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        yield
+    finally:
+        if earlier is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = earlier
 
 
 def _cluster_size(step: RowStep) -> int:

@@ -73,18 +73,14 @@ class ModelStep(RowStep):
 
     def errors(self, resuming: bool) -> list[str]:
         """Also a GPU that is not there."""
-        import torch
-
         found = super().errors(resuming)
-        if self.device == "cuda" and not torch.cuda.is_available():
+        if self.device == "cuda" and not _has_cuda():
             found.append(f"{self.name} --device cuda: there is no CUDA device; accepted: auto, cpu")
         return found
 
     def uses_gpu(self) -> bool:
         """Whether a worker of it wants a GPU."""
-        import torch
-
-        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return self.device == "cuda" or (self.device == "auto" and _has_cuda())
 
     def runs_network(self) -> bool:
         """Each worker loads the weights."""
@@ -95,6 +91,12 @@ class ModelStep(RowStep):
         import torch
 
         return torch.device("cuda", worker % torch.cuda.device_count()) if self.uses_gpu() else torch.device("cpu")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def missing_packages(step: str, packages: Mapping[str, str]) -> list[str]:
