@@ -28,7 +28,7 @@ def test_scenes_are_found_exactly(raw):
 
 
 def test_times_count_from_the_first_frame(tmp_path):
-    """Transport streams begin at 1.4 seconds."""
+    """Transport streams do not begin at 0 seconds."""
     pytest.importorskip("scenedetect")
     write(tmp_path / "raw", {"a.ts": encoded(three_scenes(), container="mpegts")})
     (row,) = rows_of(Scenes(), table_of(tmp_path / "raw", tmp_path / "0.parquet"))

@@ -40,9 +40,8 @@ class Scenes(RowStep):
         manager = SceneManager()
         manager.add_detector(AdaptiveDetector(adaptive_threshold=self.threshold, min_scene_len=self.min_scene_frames))
         manager.detect_scenes(VideoStreamAv(row["path"], suppress_output=True))
-        # Without a cut the whole video is one scene.
+        # Seconds after the first frame. Without a cut the whole video is one scene.
         found = [[start.seconds, end.seconds] for start, end in manager.get_scene_list(start_in_scene=True)]
         if not found:
             raise UndecodableError("there are no frames in it")
-        zero = found[0][0]  # some files start later than 0 s; pieces are cut by the time after the first frame
-        return [{"scenes": [[round(start - zero, 6), round(end - zero, 6)] for start, end in found]}]
+        return [{"scenes": [[round(start, 6), round(end, 6)] for start, end in found]}]
