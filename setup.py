@@ -12,7 +12,10 @@ VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("vidtron")
 setup(
     version=VERSION,
     packages=find_packages(include=["vidtron", "vidtron.*"]),
-    package_data={"vidtron.data": ["aspect_ratios.json"]},
+    package_data={
+        "vidtron.data": ["aspect_ratios.json"],
+        "vidtron.data.report": ["page.css", "page.js", "template.html"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "av>=14",

@@ -21,6 +21,7 @@ class OddSample:
     """File that a reader adds a line to."""
 
     media = "mp4"
+    image = False
 
     @property
     def key(self) -> str:

@@ -1,5 +1,8 @@
 """Broken samples beside good ones: the run goes on, names and counts are right, good clips are untouched."""
 
+import re
+import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from tests.data.clip_files import build_shards, clip_bytes, shown_numbers
 from tests.data.small_plan import SmallPlan
 from vidtron.config.world import installed_packages
 from vidtron.data.decode import DALI_PACKAGE, ClipDecoder
+from vidtron.data.errors import ShardError
 from vidtron.data.index import Sample
 from vidtron.data.loader import Clip, ClipLoader
 
@@ -91,7 +95,55 @@ REASONS = {
 
 @pytest.mark.parametrize("kind", list(REASONS))
 def test_reasons_say_what_is_wrong(root: Path, kind: str) -> None:
-    import re
 
     (bad,) = loaded(root, "pyav", 0, False)[2 * KINDS.index(kind)].bad
     assert re.search(REASONS[kind], bad.reason), bad.reason
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Healthy ones, with a shard each."""
+    content = clip_bytes(22, "mjpeg")
+    return list(build_shards(tmp_path, {f"c{i}": content for i in range(6)}, samples_per_shard=1))
+
+
+def turned_into_a_folder(sample: Sample) -> Path:
+    """Where the shard went whose name is now a folder's: reading it is an error that may pass."""
+    shard = Path(sample.shard)
+    away = shard.rename(shard.with_suffix(".away"))
+    shard.mkdir()
+    return away
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_read_error_that_passes_goes_unnoticed(samples: list[Sample], workers: int) -> None:
+    def positions() -> Iterator[int]:
+        yield 0
+        yield 2
+        shard, away = Path(samples[1].shard), turned_into_a_folder(samples[1])
+        threading.Timer(0.3, lambda: (shard.rmdir(), away.rename(shard))).start()
+        yield 1
+
+    with ClipLoader(SmallPlan(samples), ClipDecoder("pyav"), positions(), workers, 2) as loader:
+        assert [(clip.key, clip.bad) for clip in loader] == [("c0", ()), ("c2", ()), ("c1", ())]
+    assert loader.read_seconds > 0.2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_read_error_that_stays_stops_the_run(samples: list[Sample], workers: int) -> None:
+    turned_into_a_folder(samples[1])
+    with ClipLoader(SmallPlan(samples), ClipDecoder("pyav"), range(3), workers) as loader:
+        assert next(loader).key == "c0"
+        with pytest.raises(ShardError, match=Path(samples[1].shard).name):
+            next(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_vanishes_while_running(samples: list[Sample], workers: int) -> None:
+    with ClipLoader(SmallPlan(samples), ClipDecoder("pyav"), range(12), workers, 2) as loader:
+        clips = [next(loader) for _ in range(3)]
+        Path(samples[4].shard).unlink()
+        clips += loader
+    assert [clip.row for clip in clips[5:]] == [5, 0, 1, 2, 3, 5, 5]
+    (bad,) = clips[10].bad
+    assert (bad.key, bad.reason) == ("c4", "the shard is gone")

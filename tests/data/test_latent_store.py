@@ -192,6 +192,16 @@ def test_caches_made_otherwise_are_refused_by_name(tmp_path: Path) -> None:
     assert all("this run has" in error and "accepted: the same" in error for error in caught.value.errors)
 
 
+def test_of_long_lists_the_difference_is_told(tmp_path: Path) -> None:
+    sizes = [f"17 x {16 * number} x 256" for number in range(1, 30)]
+    opened(tmp_path, sizes=", ".join(sizes))
+    with pytest.raises(LatentCacheError) as caught:
+        opened(tmp_path, sizes=", ".join([*sizes[6:], "1 x 8 x 8"]))
+    (error,) = caught.value.errors
+    assert "sizes: 29 of them, 17 x 16 x 256, 17 x 32 x 256" in error and "and 1 more not in this run" in error
+    assert "this run has 24, 1 x 8 x 8 not there; accepted: the same" in error
+
+
 def test_file_systems_without_links_hold_caches_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(source: str, target: Path) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

@@ -15,7 +15,6 @@ from vidtron.data.frames_size import FrameSizer
 from vidtron.data.index import Sample
 from vidtron.data.pyav import UndecodableError, wanted_frames
 
-VIDEO_MEMBER = "mp4"
 Put = Callable[[int, np.ndarray], None]
 """Takes (place in the clip, uint8 RGB [C, H, W]); the array is good only for the call."""
 
@@ -78,8 +77,7 @@ class FrameReader:
 
     def decoder_of(self, sample: Sample) -> Literal["dali", "pyav"]:
         """Which decoder reads a sample."""
-        is_video = sample.media == VIDEO_MEMBER
-        return "dali" if self._has_dali and is_video and dali.readable(sample.clip, self.device) else "pyav"
+        return "dali" if self._has_dali and not sample.image and dali.readable(sample.clip, self.device) else "pyav"
 
     def read(self, task: ClipTask, put: Put) -> ClipReport:
         """Decode a clip; `put` takes each frame. When it fails, some may have been put already.
@@ -103,7 +101,7 @@ class FrameReader:
     def _decode(self, content: bytes, task: ClipTask, put: Put) -> tuple[Literal["dali", "pyav"], str | None]:
         sample = task.sample
         if self.decoder_of(sample) == "pyav":
-            if self.decoder == "dali" and sample.media == VIDEO_MEMBER:
+            if self.decoder == "dali" and not sample.image:
                 raise UndecodableError(f"DALI reads no {sample.clip.codec} here")
             _with_pyav(content, task, put)
             return "pyav", None

@@ -14,6 +14,7 @@ from typing import Any
 HEADER_NAME = "cache.json"
 FORMAT, VERSION = "vidtron-latents", 1
 FLAG = "--latent-cache"
+_LONG, _FEW = 300, 5  # characters of two values that are told whole; items that are told of longer ones
 
 
 class LatentCacheError(RuntimeError):
@@ -76,6 +77,19 @@ def _create(path: Path, content: dict[str, Any]) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+def _difference(theirs: str | None, ours: str | None) -> str:
+    """The two values; of long lists only what one has and the other has not."""
+    if theirs and ours and len(theirs) + len(ours) > _LONG:
+        there, here = theirs.split(", "), ours.split(", ")
+        theirs = f"{len(there)} of them, {_few([one for one in there if one not in here])} not in this run"
+        ours = f"{len(here)}, {_few([one for one in here if one not in there])} not there"
+    return f"{theirs}; this run has {ours}"
+
+
+def _few(items: list[str]) -> str:
+    return (", ".join(items[:_FEW]) or "none") + (f" and {len(items) - _FEW} more" if len(items) > _FEW else "")
+
+
 def _compare(folder: Path, content: Any, terms: Mapping[str, str]) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise LatentCacheError(
@@ -87,7 +101,7 @@ def _compare(folder: Path, content: Any, terms: Mapping[str, str]) -> None:
         )
     made_with = content.get("made_with", {})
     errors = [
-        f"{FLAG} {folder}: was made with another {name}: {made_with.get(name)}; this run has {terms.get(name)}; "
+        f"{FLAG} {folder}: was made with another {name}: {_difference(made_with.get(name), terms.get(name))}; "
         "accepted: the same, or another folder"
         for name in dict.fromkeys([*terms, *made_with])
         if made_with.get(name) != terms.get(name)
