@@ -13,7 +13,7 @@ import pytest
 
 from tests.curation.clips import moving, three_scenes, with_text, write
 from tests.curation.tiny_models import make_clip, make_head, make_llava
-from vidtron.data.index import ShardIndex
+from vidtron.data.shards.index import ShardIndex
 
 ROOT = Path(__file__).parents[1]
 CURATE = runpy.run_path(str(ROOT / "tools" / "curate" / "__main__.py"), run_name="curate")["main"]

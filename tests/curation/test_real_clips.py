@@ -25,7 +25,7 @@ from vidtron.curation.run import run_table_step
 from vidtron.curation.scenes import Scenes
 from vidtron.curation.step import RowStep
 from vidtron.curation.table import read_table
-from vidtron.data.index import ShardIndex
+from vidtron.data.shards.index import ShardIndex
 
 ROOT = Path(__file__).parents[2]
 FRAMES_A_SECOND = 25

@@ -7,7 +7,7 @@ from vidtron.curation.cut import Cut
 from vidtron.curation.frames import frames_at
 from vidtron.curation.scenes import Scenes
 from vidtron.curation.table import CurationError
-from vidtron.data.probe import probe
+from vidtron.data.building.probe import probe
 
 THREE = [[0.0, 2.5], [2.5, 5.5], [5.5, 7.5]]
 

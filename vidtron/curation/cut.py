@@ -11,7 +11,7 @@ import pyarrow as pa
 from vidtron.curation.probing import PROBED
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import ERROR, Row
-from vidtron.data.transcode import Codec, Edit, transcode
+from vidtron.data.building.transcode import Codec, Edit, transcode
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vidtron.data.pyav import UndecodableError, opened, rgb_HWC
+from vidtron.data.decoding.pyav import UndecodableError, opened, rgb_HWC
 
 
 def count_frames(path: Path) -> int:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from vidtron.curation.frames import count_frames
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import Row
-from vidtron.data.probe import probe
-from vidtron.data.pyav import UndecodableError, opened
+from vidtron.data.building.probe import probe
+from vidtron.data.decoding.pyav import UndecodableError, opened
 
 PROBED: Mapping[str, pa.DataType] = {
     "num_frames": pa.int64(),

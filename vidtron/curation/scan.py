@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from vidtron.curation.table import CurationError
-from vidtron.data.clip_source import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from vidtron.data.building.clip_source import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 def scan(folder: Path, images: bool) -> pa.Table:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import Row
-from vidtron.data.pyav import UndecodableError
+from vidtron.data.decoding.pyav import UndecodableError
 
 SCENES = pa.list_(pa.list_(pa.float64(), 2))
 
