@@ -29,12 +29,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 
 
 def children(parent: int) -> list[int]:
-    """Decoding processes of a process, dead ones that nobody has asked after included."""
+    """Decoding processes of a process, dead ones that nobody has asked after included; not what other tests started."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and f"PPid:\t{parent}\n" in (entry / "status").read_text():
-                found.append(int(entry.name))
+                command = (entry / "cmdline").read_text()  # empty of a dead one
+                if not command or "data.decoding.worker" in command:
+                    found.append(int(entry.name))
         except OSError:  # it ended meanwhile
             continue
     return found
