@@ -29,7 +29,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 
 
 def children(parent: int) -> list[int]:
-    """Decoding processes of a process, dead ones that nobody has asked after included; not what other tests started."""
+    """Decoding processes of a process, dead ones that nobody has asked after included; not what other tests have."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
