@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from tests.data.clip_files import build_shards, clip_bytes, damaged, rotated, shown_numbers
 from vidtron.config.world import installed_packages
-from vidtron.data.decoding import dali
+from vidtron.data.decoding import dali, pyav
 from vidtron.data.decoding.decode import DALI_PACKAGE, BadClipError, ClipDecoder, resize_to_cover
 from vidtron.data.decoding.pyav import UndecodableError
 from vidtron.data.shards.index import Sample, ShardIndex
@@ -175,3 +176,17 @@ def test_irregular_times_are_in_the_index(samples: dict[str, Sample]) -> None:
 def test_folder_reopens(samples: dict[str, Sample]) -> None:
     again = ShardIndex.open([samples["vp9"].shard.parent])
     assert {sample.key: sample for sample in again} == samples
+
+
+@pytest.mark.parametrize("parameters", ["open-gop=1:bframes=3", "intra-refresh=1"])
+def test_key_frames_that_are_none(tmp_path: Path, parameters: str) -> None:
+    """Pictures that look back past a key frame: whole from the start, damaged after a seek."""
+    content = clip_bytes(40, "h264", options={"x264-params": f"keyint=8:min-keyint=8:{parameters}"})
+    (sample,) = build_shards(tmp_path, {"a": content})
+    seeking = dataclasses.replace(sample.clip, plain=True)  # as a probe that looked at too little would say
+    for start in range(8, 32):
+        numbers = list(range(start, start + 8))
+        frames = {number: image for number, image in pyav.decode(content, seeking, numbers)}
+        assert sorted(frames) == numbers
+        shown = torch.stack([torch.from_numpy(frames[number]) for number in numbers]).permute(0, 3, 1, 2)
+        assert shown_numbers(shown) == numbers

@@ -4,6 +4,7 @@ Shapes: H height, W width, C colours.
 """
 
 import bisect
+import contextlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,10 +118,14 @@ def wanted_frames(content: bytes, clip: ClipFacts, numbers: list[int]) -> Iterat
             target = (stream.start_time or 0) + round(wanted[0] / clip.fps / stream.time_base)
             if _lands_before(container, stream, target):
                 container.seek(target, stream=stream)
-                walk = _Walk(container, stream, clip, wanted, sought=True)
-                yield from walk.frames()
-                if not walk.went_too_far:
-                    return
+                # Some key frames are none: pictures after them look back past them. Read from its start, such a clip
+                # is whole, and another one really damaged.
+                with contextlib.suppress(UndecodableError):
+                    for number, frame in _Walk(container, stream, clip, wanted, sought=True).frames():
+                        yield number, frame
+                        wanted = wanted[1:]
+        if not wanted:
+            return
     with opened_as_known(content, clip) as (container, stream):
         yield from _Walk(container, stream, clip, wanted, sought=False).frames()
 
@@ -144,19 +149,17 @@ class _Walk:
         self.clip = clip
         self.wanted = wanted
         self.sought = sought
-        self.went_too_far = False
-        """The container stands behind the first wanted frame: it lies about its key frames."""
         self._error: UndecodableError | None = None
 
     def frames(self) -> Iterator[tuple[int, Any]]:
-        """The wanted frames; none where it went too far."""
+        """The wanted frames; none where it stands behind the first of them already: the container lies about its key
+        frames."""
         remaining = iter(self.wanted)
         due = next(remaining)
         number, damaged = -1, False
         for frame in self._decoded():
             number = self._number(frame) if number < 0 and self.sought else number + 1
             if number > due:
-                self.went_too_far = True
                 return
             # What a damaged frame shows is carried on until the next key frame.
             damaged = frame.is_corrupt or (damaged and not frame.key_frame)
