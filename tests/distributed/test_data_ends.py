@@ -1,9 +1,7 @@
 """However a run ends, no process of it stays, and another one goes on from its last checkpoint."""
 
-import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
