@@ -13,6 +13,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CURATION := $(VENV)/.installed-curation
 # pip compiles one file after another and all of them, which takes longer than the rest; these few nobody imports.
 NOT_COMPILED := /(tests?|transformers/models/(?!auto|t5)|diffusers/pipelines)/
 
@@ -33,13 +34,19 @@ $(INSTALLED): requirements/runtime.txt requirements/dev.txt setup.py pyproject.t
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Only tests and checks need what curation uses.
+$(CURATION): $(INSTALLED) requirements/curation.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --find-links $(TORCH_INDEX)) -r requirements/curation.txt
+	touch $@
+
 quickstart: setup  ## real clips -> shards -> trained CogVideoX (tiny) on 2 ranks -> sampled video; CLIPS=folder for your own
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/quickstart/run.sh $(if $(CLIPS),"$(CLIPS)")
 
-test: setup  ## the whole test suite; ARGS='...' for pytest
+test: $(CURATION)  ## the whole test suite; ARGS='...' for pytest
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: setup  ## ruff and mypy
+lint: $(CURATION)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

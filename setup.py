@@ -13,7 +13,7 @@ setup(
     version=VERSION,
     packages=find_packages(include=["vidtron", "vidtron.*"]),
     package_data={
-        "vidtron.data": ["aspect_ratios.json"],
+        "vidtron.data.planning": ["aspect_ratios.json"],
         "vidtron.data.report": ["page.css", "page.js", "template.html"],
     },
     python_requires=">=3.11",
@@ -38,6 +38,16 @@ setup(
         "dali": ["nvidia-dali-cuda130>=2.1"],
         # Pretrained autoencoders and text encoders.
         "encoders": ["diffusers>=0.35", "sentencepiece>=0.2", "transformers>=4.50"],
+        # Steps of tools/curate; those with networks also need "encoders", and RAFT torchvision.
+        "curation": [
+            "beautifulsoup4>=4.12",
+            "ftfy>=6.2",
+            "onnxruntime>=1.18",
+            "opencv-python-headless>=4.9",
+            "rapidocr>=3.4",
+            "ray[data]>=2.40",
+            "scenedetect-headless>=0.7",
+        ],
         "logging": ["tensorboard>=2.16", "wandb>=0.19"],
         "dev": [
             "diffusers>=0.35",

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import numpy as np
 from common import describe_machine
 
-from vidtron.data.buckets import BucketTable, parse_buckets
-from vidtron.data.buckets_assign import Clips, Rule
 from vidtron.data.fit import ClipFit
+from vidtron.data.planning.buckets import BucketTable, parse_buckets
+from vidtron.data.planning.buckets_assign import Clips, Rule
 
 CONTENT = {
     "144p": {1: [1.0, 200], 16: [1.0, 36], 32: [1.0, 18], 64: [1.0, 9], 128: [1.0, 4]},

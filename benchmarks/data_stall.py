@@ -22,7 +22,7 @@ from common import describe_machine, run_config
 
 from vidtron import training
 from vidtron.config.world import World
-from vidtron.data.shard_writer import BuildOptions, build
+from vidtron.data.building.shard_writer import BuildOptions, build
 from vidtron.models.cogvideox.config import CogVideoXConfig
 
 NETWORK = CogVideoXConfig(

@@ -32,8 +32,8 @@ import av
 import numpy as np
 
 from vidtron.config.data import ClipSize
-from vidtron.data.index import Sample, ShardIndex
-from vidtron.data.shard_writer import BuildOptions, build
+from vidtron.data.building.shard_writer import BuildOptions, build
+from vidtron.data.shards.index import Sample, ShardIndex
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def through_pool(pool: multiprocessing.pool.Pool, read: Callable[[Window], int],
 
 def through_loader(plan: WindowPlan, windows: int, workers: int, decoder: str) -> float:
     """Frames a second, once the processes are up."""
-    from vidtron.data.decode import ClipDecoder
-    from vidtron.data.loader import ClipLoader
+    from vidtron.data.decoding.decode import ClipDecoder
+    from vidtron.data.decoding.loader import ClipLoader
 
     ahead = 2 * workers
     # As many clips are ahead of the consumer when the clock starts as when it stops.

@@ -21,8 +21,8 @@ from common import describe_machine, launch, run_config
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.buckets import single_bucket
-from vidtron.data.loader import Clip
+from vidtron.data.decoding.loader import Clip
+from vidtron.data.planning.buckets import single_bucket
 from vidtron.encoders import text_encoder, video_autoencoder
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.registry import family_of

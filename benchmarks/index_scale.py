@@ -1,29 +1,36 @@
-"""Start-up and memory of an index of millions of samples.
+"""Start-up and memory of an index of millions of samples, and of the plan over it.
 
-    python benchmarks/index_scale.py --rows 10_000_000 --output FOLDER
+    OMP_NUM_THREADS=1 python benchmarks/index_scale.py
 
-Writes a synthetic index (no shards), then opens it in a fresh process and reports the time to open it, the memory
-that this took (RssAnon: of the process alone; RssFile: pages of the mapped file, shared by all processes of a node),
-and the time of single rows and of columns.
+Writes a synthetic index (no shards), then opens it in a fresh process and makes the plan of a run with buckets over
+it. The table shows what each step took and the memory that the process has more than before it opened the index:
+its own (RssAnon), and pages of the mapped file (RssFile), which all processes of a node share. Times that grow with
+the rows are also shown for ten times as many.
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import yaml
+from bucket_assignment import CONTENT
+from common import describe_machine
 from tqdm import tqdm
 
-from vidtron.data.index import INDEX_NAME, ShardIndex
-from vidtron.data.index_schema import ROWS_PER_BATCH, schema
-from vidtron.data.index_writer import IndexWriter
+from vidtron.config.data import DataConfig
+from vidtron.data.fit import ClipFit
+from vidtron.data.planning.plan import Plan
+from vidtron.data.shards.index import INDEX_NAME, ShardIndex
+from vidtron.data.shards.index_schema import ROWS_PER_BATCH, schema
+from vidtron.data.shards.index_writer import IndexWriter
 
 SAMPLES_PER_SHARD = 1024
 SIZES = np.array([(480, 720), (720, 1280), (1080, 1920), (512, 512), (1280, 720)])
@@ -93,26 +100,65 @@ def memory() -> dict[str, float]:
     return {name: int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile")}
 
 
-def measure(folder: Path, results: "multiprocessing.SimpleQueue[dict[str, float]]") -> None:
+FIT = ClipFit(
+    rounded_size=lambda height, width: (round(height / 16) * 16, round(width / 16) * 16),
+    nearest_frames=lambda frames: (frames,),
+    tokens=lambda size: size.num_frames * size.height * size.width // 1024,
+    flops=lambda size: 1.0 * size.num_frames * size.height * size.width,
+    errors=lambda size: [],
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One step of the start-up."""
+
+    name: str
+    seconds: float
+    anonymous: float
+    """MiB of the process alone, more than before opening."""
+    mapped: float
+    """MiB of the mapped file, more than before opening."""
+    grows: bool
+    """Whether the time grows with the rows."""
+
+
+def measure(folder: Path, buckets: Path, results: "multiprocessing.SimpleQueue[list[Figure]]") -> None:
     """Measure in this process; `results` receives the figures."""
     before = memory()
-    figures: dict[str, float] = {}
+    figures: list[Figure] = []
 
-    def timed(name: str, action: Callable[[], Any]) -> Any:
+    def timed(name: str, action: Callable[[], Any], *, grows: bool = False) -> Any:
         start = time.perf_counter()
         result = action()
-        figures[f"{name}, s"] = time.perf_counter() - start
+        seconds = time.perf_counter() - start
         now = memory()
-        figures.update({f"{name}, {kind} MiB more than before opening": now[kind] - before[kind] for kind in now})
+        figures.append(
+            Figure(name, seconds, now["RssAnon"] - before["RssAnon"], now["RssFile"] - before["RssFile"], grows)
+        )
         return result
 
-    index = timed("open", lambda: ShardIndex.open([folder], check_shards=False))
+    index = timed("open the index", lambda: ShardIndex.open([folder], check_shards=False))
     rows = np.random.default_rng(0).integers(0, len(index), RANDOM_ROWS)
-    timed(f"{RANDOM_ROWS} random samples", lambda: [index[int(row)] for row in rows])
-    timed(f"frames of {RANDOM_ROWS} random rows", lambda: index.take("frames", rows))
-    timed("frames of all rows", lambda: index.column("frames", 0, len(index)))
-    # A plan's start-up, and the memory of its permutation, belong here.
+    timed(f"{RANDOM_ROWS:,} random samples", lambda: [index[int(row)] for row in rows])
+    plan = timed("make the plan", lambda: Plan.from_config(index, DataConfig(bucket_config=buckets), 0, FIT))
+    batch = timed("find the first global batch", lambda: plan.batch_at(0))
+    timed("find its rows", lambda: plan.rows(0, batch.size))
+    report = timed("go through the epoch: find the bucket of every row", lambda: plan.epoch_report(0), grows=True)
+    middle = report.used // 2
+    timed("find a sample in its middle", lambda: plan.slot(middle))
+    second = timed("find a sample of the second epoch", lambda: plan.slot(report.used + 1000))
+    assert second.epoch == 1
     results.put(figures)
+
+
+def table(figures: list[Figure]) -> Iterator[str]:
+    """Markdown."""
+    yield "| | seconds | of ten times the rows | MiB of the process | MiB of the mapped file |"
+    yield "| --- | --- | --- | --- | --- |"
+    for one in figures:
+        larger = f"about {10 * one.seconds:.0f}" if one.grows else "the same"
+        yield f"| {one.name} | {one.seconds:.3f} | {larger} | {one.anonymous:.0f} | {one.mapped:.0f} |"
 
 
 def main() -> None:
@@ -121,19 +167,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for the index, which stays; without it a temporary one")
     arguments = parser.parse_args()
     with TemporaryDirectory() as temporary:
-        folder = arguments.output or Path(temporary)
+        folder = arguments.output or Path(temporary) / "index"
         folder.mkdir(parents=True, exist_ok=True)
-        figures = {"rows": arguments.rows, "write, s": write(folder, arguments.rows)}
-        figures["bytes a row"] = (folder / INDEX_NAME).stat().st_size / arguments.rows
+        buckets = Path(temporary) / "buckets.yaml"
+        buckets.write_text(yaml.safe_dump(CONTENT))
+        seconds = write(folder, arguments.rows)
+        size = (folder / INDEX_NAME).stat().st_size
         context = multiprocessing.get_context("spawn")  # a fresh process: nothing of the writing is in its memory
-        results: multiprocessing.SimpleQueue[dict[str, float]] = context.SimpleQueue()
-        process = context.Process(target=measure, args=(folder, results))
+        results: multiprocessing.SimpleQueue[list[Figure]] = context.SimpleQueue()
+        process = context.Process(target=measure, args=(folder, buckets, results))
         process.start()
         process.join()
         if process.exitcode:
             sys.exit(process.exitcode)
-        figures.update(results.get())
-    print(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1))
+        figures = results.get()
+    print("# An index of many samples\n")
+    print(describe_machine())
+    print(f"{arguments.rows:,} rows, {size / arguments.rows:.0f} bytes each, written in {seconds:.0f} s\n")
+    print("\n".join(table(figures)))
 
 
 if __name__ == "__main__":

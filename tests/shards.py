@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from vidtron.data.index_writer import IndexWriter
-from vidtron.data.probe import probe
-from vidtron.data.sample import IndexRow
+from vidtron.data.building.probe import probe
+from vidtron.data.shards.index_writer import IndexWriter
+from vidtron.data.shards.sample import IndexRow
 
 
 def moving_colours_THWC(seed: int, frames: int, height: int, width: int) -> torch.Tensor:

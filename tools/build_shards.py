@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidtron.data.build_state import BuildError
-from vidtron.data.clip_source import SourceError
-from vidtron.data.shard_writer import BuildOptions, StoredCodec, build
-from vidtron.data.terminal import TerminalProgress, add_index_arguments, report
-from vidtron.data.transcode import Edit
+from vidtron.data.building.build_state import BuildError
+from vidtron.data.building.clip_source import SourceError
+from vidtron.data.building.shard_writer import BuildOptions, StoredCodec, build
+from vidtron.data.building.terminal import TerminalProgress, add_index_arguments, report
+from vidtron.data.building.transcode import Edit
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

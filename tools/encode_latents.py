@@ -16,13 +16,12 @@ Exit status: 0 done (samples that cannot be read are named in CACHE/skipped.json
 import sys
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from vidtron.config.cli import parse
 from vidtron.config.errors import ConfigurationError, collect_errors, refuse
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.latent_header import LatentCacheError
+from vidtron.data.building.terminal import TerminalProgress
+from vidtron.data.latents.header import LatentCacheError
 from vidtron.models.registry import family_of, preset, preset_names
 
 _ABOUT = (__doc__ or "").replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")
@@ -46,33 +45,6 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     return collect_errors((check_cache, check_encoders, check_data), config, world)
 
 
-class Bar:
-    """A bar of rank 0's samples on a terminal, a line for each of its shards elsewhere; every bad sample by name."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self.bar: tqdm | None = None
-
-    def begin(self, samples: int) -> None:
-        self.bar = tqdm(total=samples, unit="clip", disable=None if self.rank == 0 else True)
-
-    def sample(self, problem: str | None) -> None:
-        assert self.bar is not None
-        if problem is not None:
-            self.bar.write(f"skipped {problem}", file=sys.stderr)
-        self.bar.update()
-
-    def shard(self, name: str, samples: int) -> None:
-        assert self.bar is not None
-        if self.bar.disable:
-            print(f"{name}: {samples} clips", file=sys.stderr)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self.bar is not None:
-            self.bar.close()
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, encode."""
     words = sys.argv[1:] if argv is None else argv
@@ -82,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from vidtron.training.encode_shards import Progress, encode_shards, encoding_run
 
-    bar = Bar(world.rank)
+    bar = TerminalProgress(shown=world.rank == 0)
+    progress = Progress(lambda samples: bar.begin(samples, 0), bar.sample, bar.shard)
     try:
-        result = encode_shards(encoding_run(given, world), world, Progress(bar.begin, bar.sample, bar.shard))
+        result = encode_shards(encoding_run(given, world), world, progress)
     except (ConfigurationError, LatentCacheError) as error:
         refuse(error.errors, world)
         raise

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidtron.data.build_state import BuildError
-from vidtron.data.shard_indexer import IndexOptions, index_shards
-from vidtron.data.terminal import TerminalProgress, add_index_arguments, report
+from vidtron.data.building.build_state import BuildError
+from vidtron.data.building.shard_indexer import IndexOptions, index_shards
+from vidtron.data.building.terminal import TerminalProgress, add_index_arguments, report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,12 +23,12 @@ from vidtron.config.cli import parse
 from vidtron.config.errors import refuse
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.blend import split_weights
-from vidtron.data.buckets_statistics import BucketStatistics, merged, spread, statistics_of
 from vidtron.data.checks_numbers import check_numbers
-from vidtron.data.index import ShardIndex
-from vidtron.data.plan import Plan
-from vidtron.data.shard_cache import ShardCache
+from vidtron.data.planning.blend import split_weights
+from vidtron.data.planning.buckets_statistics import BucketStatistics, merged, spread, statistics_of
+from vidtron.data.planning.plan import Plan
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.models.registry import family_of, preset, preset_names
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from vidtron.config.data import DataConfig, EncoderConfig
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
-from vidtron.data.plan import Plan
+from vidtron.data.decoding.loader import ClipLoader
+from vidtron.data.planning.plan import Plan
+from vidtron.data.shards.index import ShardIndex
 from vidtron.encoders import video_autoencoder
 from vidtron.inference.video_io import psnr, to_uint8
 

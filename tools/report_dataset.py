@@ -18,14 +18,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vidtron.config.cli import parse as parse_run
-from vidtron.data.blend import split_weights
 from vidtron.data.checks_numbers import check_numbers
-from vidtron.data.index import ShardIndex
-from vidtron.data.plan import Plan
+from vidtron.data.planning.blend import split_weights
+from vidtron.data.planning.plan import Plan
 from vidtron.data.report.assemble import assemble
 from vidtron.data.report.page import page
 from vidtron.data.report.tables import ScoreTable
-from vidtron.data.shard_cache import ShardCache
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.models.registry import family_of, preset, preset_names
 
 

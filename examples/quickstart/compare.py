@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
-from vidtron.data.plan import Plan
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.decoding.loader import ClipLoader
+from vidtron.data.planning.plan import Plan
 from vidtron.encoders.factory import video_autoencoder
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt

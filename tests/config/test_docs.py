@@ -29,7 +29,10 @@ def test_texts_mention_only_flags_that_exist():
         for flag in flags(type(preset(name).network)).values():
             legal |= {flag.option, f"--no-{flag.option[2:]}"}
     rooms = ("inference", "data", "curation")
-    programs = [*ROOT.glob("tools/**/*.py"), *(path for room in rooms for path in ROOT.glob(f"vidtron/{room}/*.py"))]
+    programs = [
+        *ROOT.glob("tools/**/*.py"),
+        *(path for room in rooms for path in ROOT.glob(f"vidtron/{room}/**/*.py")),
+    ]
     sources = "".join(path.read_text() for path in programs)
     unknown = {
         (page.name, word)

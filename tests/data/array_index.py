@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vidtron.data.index import ClipFacts, Sample
+from vidtron.data.shards.index import ClipFacts, Sample
 
 
 class ArrayIndex(Sequence[Sample]):

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from tests.data.clip_files import clip_bytes
-from vidtron.data.index import Sample
+from vidtron.data.shards.index import Sample
 
 ROOM = 250_000
 """Bytes of padding in each healthy clip, so that others find place in its stead."""

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vidtron.data.index import ShardIndex
-from vidtron.data.shard_writer import BuildOptions, build
+from vidtron.data.building.shard_writer import BuildOptions, build
+from vidtron.data.shards.index import ShardIndex
 
 BITS = 6
 ENCODERS = {

@@ -5,9 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vidtron.data.index import ClipFacts, ShardIndex
-from vidtron.data.index_writer import IndexWriter
-from vidtron.data.sample import IndexRow
+from vidtron.data.shards.index import ClipFacts, ShardIndex
+from vidtron.data.shards.index_writer import IndexWriter
+from vidtron.data.shards.sample import IndexRow
 
 
 def facts(frames: int = 10, **changed: Any) -> ClipFacts:

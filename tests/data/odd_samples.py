@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidtron.data.errors import ShardError
-from vidtron.data.index import ClipFacts, Sample
+from vidtron.data.shards.index import ClipFacts, Sample
 
 
 @dataclass(frozen=True)

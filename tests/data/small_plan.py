@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vidtron.config.data import ClipSize
-from vidtron.data.index import ShardIndex
+from vidtron.data.shards.index import ShardIndex
 
 
 @dataclass(frozen=True)

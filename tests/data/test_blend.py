@@ -1,6 +1,6 @@
 import pytest
 
-from vidtron.data.blend import split_weights
+from vidtron.data.planning.blend import split_weights
 
 
 def test_folders_alone() -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from vidtron.config.data import ClipSize, DataConfig
-from vidtron.data.buckets import BucketError, parse_buckets, read_buckets, resolutions, single_bucket
 from vidtron.data.fit import ClipFit
+from vidtron.data.planning.buckets import BucketError, parse_buckets, read_buckets, resolutions, single_bucket
 
 FIT = ClipFit(
     rounded_size=lambda height, width: (max(1, round(height / 16)) * 16, max(1, round(width / 16)) * 16),

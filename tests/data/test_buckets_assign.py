@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vidtron.data.buckets import BucketTable, parse_buckets
-from vidtron.data.buckets_assign import Clips, Dropped, Rule
 from vidtron.data.fit import ClipFit
+from vidtron.data.planning.buckets import BucketTable, parse_buckets
+from vidtron.data.planning.buckets_assign import Clips, Dropped, Rule
 
 ANY_SIZE = ClipFit(
     rounded_size=lambda height, width: (height, width),

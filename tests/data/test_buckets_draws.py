@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vidtron.data.buckets_draws import hashed, key_of, numpy_uniform, uniform
+from vidtron.data.planning.buckets_draws import hashed, key_of, numpy_uniform, uniform
 
 SEEDS = {
     "small": range(3000),

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.clip_files import clip_bytes, image_bytes, write_clips
-from vidtron.data.build_state import BuildError
-from vidtron.data.clip_source import SourceError
-from vidtron.data.index import ShardIndex
-from vidtron.data.index_file import read_header
-from vidtron.data.shard_writer import BuildOptions, build
-from vidtron.data.transcode import Edit
+from vidtron.data.building.build_state import BuildError
+from vidtron.data.building.clip_source import SourceError
+from vidtron.data.building.shard_writer import BuildOptions, build
+from vidtron.data.building.transcode import Edit
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.shards.index_file import read_header
 
 
 def built(source: Path, output: Path, **options: Any) -> ShardIndex:

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from vidtron.data.clip_source import SourceError, list_clips
-from vidtron.data.pieces import clean_key, list_pieces
-from vidtron.data.transcode import Edit
+from vidtron.data.building.clip_source import SourceError, list_clips
+from vidtron.data.building.pieces import clean_key, list_pieces
+from vidtron.data.building.transcode import Edit
 
 
 def touch(path: Path, text: str = "") -> Path:

@@ -5,10 +5,10 @@ import torch
 
 from tests.data.clip_files import build_shards, clip_bytes, damaged, rotated, shown_numbers
 from vidtron.config.world import installed_packages
-from vidtron.data import dali
-from vidtron.data.decode import DALI_PACKAGE, BadClipError, ClipDecoder, resize_to_cover
-from vidtron.data.index import Sample, ShardIndex
-from vidtron.data.pyav import UndecodableError
+from vidtron.data.decoding import dali
+from vidtron.data.decoding.decode import DALI_PACKAGE, BadClipError, ClipDecoder, resize_to_cover
+from vidtron.data.decoding.pyav import UndecodableError
+from vidtron.data.shards.index import Sample, ShardIndex
 
 needs_dali = pytest.mark.skipif(DALI_PACKAGE not in installed_packages(), reason="DALI is not installed")
 IRREGULAR = [0.1 * i + (0.5 if i >= 20 else 0.0) for i in range(40)]
@@ -148,7 +148,7 @@ def test_dali_alone_refuses_what_it_cannot_read(samples: dict[str, Sample]) -> N
 
 
 def test_missing_dali(monkeypatch: pytest.MonkeyPatch, samples: dict[str, Sample]) -> None:
-    monkeypatch.setattr("vidtron.data.decode.installed_packages", frozenset)
+    monkeypatch.setattr("vidtron.data.decoding.decode.installed_packages", frozenset)
     with pytest.raises(ImportError, match="--decoder dali"):
         ClipDecoder("dali")
     assert ClipDecoder("auto").decoder_of(samples["vp9"]) == "pyav"

@@ -13,10 +13,10 @@ from tests.data.broken_clips import BROKEN, GOOD, padded
 from tests.data.clip_files import build_shards, clip_bytes, shown_numbers
 from tests.data.small_plan import SmallPlan
 from vidtron.config.world import installed_packages
-from vidtron.data.decode import DALI_PACKAGE, ClipDecoder
+from vidtron.data.decoding.decode import DALI_PACKAGE, ClipDecoder
+from vidtron.data.decoding.loader import Clip, ClipLoader
 from vidtron.data.errors import ShardError
-from vidtron.data.index import Sample
-from vidtron.data.loader import Clip, ClipLoader
+from vidtron.data.shards.index import Sample
 
 needs_dali = pytest.mark.skipif(DALI_PACKAGE not in installed_packages(), reason="DALI is not installed")
 DECODERS = ["pyav", pytest.param("dali", marks=needs_dali)]

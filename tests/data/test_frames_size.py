@@ -9,7 +9,7 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
-from vidtron.data.frames_size import FrameSizer, covering_size, resize_to_cover
+from vidtron.data.decoding.frames_size import FrameSizer, covering_size, resize_to_cover
 
 RED, GREY = (200, 30, 40), (128, 128, 128)
 
@@ -90,8 +90,8 @@ def test_covering_size() -> None:
 
 @pytest.mark.parametrize("format_name", ["png", "mjpeg", "webp"])
 def test_still_pictures(format_name: str) -> None:
-    from vidtron.data.probe import probe
-    from vidtron.data.pyav import wanted_frames
+    from vidtron.data.building.probe import probe
+    from vidtron.data.decoding.pyav import wanted_frames
 
     target = io.BytesIO()
     Image.fromarray(patterned()).save(target, {"mjpeg": "jpeg"}.get(format_name, format_name), quality=95)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.data.clip_files import build_shards, clip_bytes
 from tests.data.index_files import facts, row, write_index
-from vidtron.data.index import INDEX_NAME, ShardError, ShardIndex
-from vidtron.data.index_file import read_header
-from vidtron.data.index_writer import IndexWriter
+from vidtron.data.shards.index import INDEX_NAME, ShardError, ShardIndex
+from vidtron.data.shards.index_file import read_header
+from vidtron.data.shards.index_writer import IndexWriter
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidtron.data import latent_store as store_module
-from vidtron.data.latent_header import LatentCacheError
-from vidtron.data.latent_parts import Content, PartWriter
-from vidtron.data.latent_store import LatentStore
-from vidtron.data.latent_table import EntryTable
+from vidtron.data.latents import store as store_module
+from vidtron.data.latents.header import LatentCacheError
+from vidtron.data.latents.parts import Content, PartWriter
+from vidtron.data.latents.store import LatentStore
+from vidtron.data.latents.table import EntryTable
 
 SIZE, OTHER = (9, 32, 48), (1, 64, 64)
 TERMS = {"--vae-path": "transform-v1", "--scale-factor": "1.0"}
@@ -249,8 +249,8 @@ def test_parts_take_their_names_when_they_are_finished(tmp_path: Path) -> None:
 
 
 def test_the_table_is_one_of_arrays_and_of_what_came_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidtron.data import latent_table
-    from vidtron.data.latent_parts import Entry
+    from vidtron.data.latents import table as latent_table
+    from vidtron.data.latents.parts import Entry
 
     monkeypatch.setattr(latent_table, "_MERGE", 7)
     table, expected = EntryTable([SIZE, SIZE, OTHER]), {}

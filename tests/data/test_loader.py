@@ -15,11 +15,11 @@ from tests.data.odd_samples import OddSample
 from tests.data.small_plan import SmallPlan, SmallPlanned
 from vidtron.config.data import ClipSize, DataConfig
 from vidtron.config.world import installed_packages
-from vidtron.data import shared_frames
-from vidtron.data.decode import DALI_PACKAGE, ClipDecoder
+from vidtron.data.decoding import shared_frames
+from vidtron.data.decoding.decode import DALI_PACKAGE, ClipDecoder
+from vidtron.data.decoding.loader import ClipLoader
 from vidtron.data.errors import ShardError
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
+from vidtron.data.shards.index import ShardIndex
 
 PYAV = ClipDecoder("pyav")
 

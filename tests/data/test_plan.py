@@ -7,7 +7,7 @@ import pytest
 from tests.data.array_index import ArrayIndex, random_index
 from tests.data.test_plan_properties import FIT
 from vidtron.config.data import DataConfig
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
 
 
 def plan_of(index: ArrayIndex, seed: int = 0, *, weights: list[float] | None = None, **data: Any) -> Plan:

@@ -11,7 +11,7 @@ import yaml
 from tests.data.array_index import ArrayIndex, random_index
 from vidtron.config.data import DataConfig
 from vidtron.data.fit import ClipFit
-from vidtron.data.plan import Plan, PlannedBatch
+from vidtron.data.planning.plan import Plan, PlannedBatch
 
 FIT = ClipFit(
     rounded_size=lambda height, width: (max(1, round(height / 16)) * 16, max(1, round(width / 16)) * 16),

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.clip_files import clip_bytes, damaged
-from vidtron.data.probe import probe, seconds_of_video
-from vidtron.data.pyav import UndecodableError, decode
+from vidtron.data.building.probe import probe, seconds_of_video
+from vidtron.data.decoding.pyav import UndecodableError, decode
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "mjpeg"])

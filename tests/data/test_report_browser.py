@@ -8,10 +8,10 @@ import pytest
 
 from tests.data.chromium import CHROMIUM, driven, dumped
 from tests.data.clip_files import clip_bytes, damaged
-from vidtron.data.index import ShardIndex
+from vidtron.data.building.shard_writer import BuildOptions, build
 from vidtron.data.report.assemble import assemble
 from vidtron.data.report.page import page
-from vidtron.data.shard_writer import BuildOptions, build
+from vidtron.data.shards.index import ShardIndex
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 

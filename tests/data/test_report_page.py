@@ -16,14 +16,14 @@ from PIL import Image
 from tests.data.clip_files import clip_bytes, damaged, shown_numbers
 from tests.data.index_files import facts, row, write_index
 from vidtron.config.data import ClipSize, DataConfig
+from vidtron.data.building.shard_writer import BuildOptions, build
 from vidtron.data.fit import ClipFit
-from vidtron.data.index import ShardIndex
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
 from vidtron.data.report.assemble import assemble
 from vidtron.data.report.cards import shown_frames, thumbnail
 from vidtron.data.report.page import content, embedded, page
 from vidtron.data.report.planned import buckets_of
-from vidtron.data.shard_writer import BuildOptions, build
+from vidtron.data.shards.index import ShardIndex
 
 EVIL = '</script><img src=x onerror="alert(1)"><!-- <script> & " \' %%data%% \u0000'
 

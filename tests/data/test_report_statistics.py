@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.data.index_files import facts, write_index
-from vidtron.data.index import ShardIndex
 from vidtron.data.report import statistics
 from vidtron.data.report.cards import sampled_rows
 from vidtron.data.report.statistics import Column, Histogram, histogram, index_statistics, pilot_rows, values_of
-from vidtron.data.sample import IndexRow
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.shards.sample import IndexRow
 
 
 def column_of(values: np.ndarray, parts: int = 7) -> Column:

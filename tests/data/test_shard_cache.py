@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from vidtron.data import remote, shard_cache
 from vidtron.data.errors import ShardError
-from vidtron.data.shard_cache import ShardCache
+from vidtron.data.shards import remote, shard_cache
+from vidtron.data.shards.shard_cache import ShardCache
 
 STATE = "as it is"
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.data.clip_files import build_shards, clip_bytes, damaged, image_bytes
-from vidtron.data.build_state import BuildError
-from vidtron.data.index import INDEX_NAME, ShardIndex
-from vidtron.data.index_file import read_header
-from vidtron.data.shard_indexer import IndexOptions, index_shards
+from vidtron.data.building.build_state import BuildError
+from vidtron.data.building.shard_indexer import IndexOptions, index_shards
+from vidtron.data.shards.index import INDEX_NAME, ShardIndex
+from vidtron.data.shards.index_file import read_header
 
 GOOD = clip_bytes(5, "mjpeg")
 

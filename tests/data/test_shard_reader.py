@@ -13,9 +13,9 @@ import fsspec
 import pytest
 
 from tests.data.clip_files import build_shards, clip_bytes
-from vidtron.data import shard_reader
-from vidtron.data.index import INDEX_NAME, DamagedSampleError, Sample, ShardError, ShardIndex
-from vidtron.data.shard_cache import ShardCache
+from vidtron.data.shards import shard_reader
+from vidtron.data.shards.index import INDEX_NAME, DamagedSampleError, Sample, ShardError, ShardIndex
+from vidtron.data.shards.shard_cache import ShardCache
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from tests.data.clip_files import clip_bytes, damaged, write_clips
-from vidtron.data import shard_writer
-from vidtron.data.index import INDEX_NAME, ShardIndex
-from vidtron.data.shard_writer import BuildError, BuildOptions, Progress, Skipped, build
-from vidtron.data.transcode import Edit
+from vidtron.data.building import shard_writer
+from vidtron.data.building.shard_writer import BuildError, BuildOptions, Progress, Skipped, build
+from vidtron.data.building.transcode import Edit
+from vidtron.data.shards.index import INDEX_NAME, ShardIndex
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.data.clip_files import clip_bytes, rotated, shown_numbers
-from vidtron.data.probe import probe
-from vidtron.data.pyav import UndecodableError, decode
-from vidtron.data.transcode import Codec, Edit, remux, scaled_size, transcode
+from vidtron.data.building.probe import probe
+from vidtron.data.building.transcode import Codec, Edit, remux, scaled_size, transcode
+from vidtron.data.decoding.pyav import UndecodableError, decode
 
 
 def frames_of(content: bytes) -> torch.Tensor:

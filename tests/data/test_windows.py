@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vidtron.data.index import ClipFacts
-from vidtron.data.windows import available_frames, available_frames_of, frame_numbers
+from vidtron.data.planning.windows import available_frames, available_frames_of, frame_numbers
+from vidtron.data.shards.index import ClipFacts
 
 
 def clip(frames: int, fps: float = 10.0, times: tuple[float, ...] | None = None) -> ClipFacts:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vidtron.data.windows import opensora_frame_numbers
+from vidtron.data.planning.windows import opensora_frame_numbers
 
 DRAWS = json.loads((Path(__file__).parents[1] / "reference/data/opensora_temporal_crop.json").read_text())["draws"]
 

@@ -14,10 +14,10 @@ from tests.data.clip_files import build_shards, clip_bytes, shown_numbers
 from tests.data.odd_samples import OddSample
 from tests.data.small_plan import SmallPlan
 from tests.data.test_loader import odd_plan, wait_for
-from vidtron.data import workers
-from vidtron.data.decode import ClipDecoder
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
+from vidtron.data.decoding import workers
+from vidtron.data.decoding.decode import ClipDecoder
+from vidtron.data.decoding.loader import ClipLoader
+from vidtron.data.shards.index import ShardIndex
 
 PYAV = ClipDecoder("pyav")
 
@@ -29,12 +29,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 
 
 def children(parent: int) -> list[int]:
-    """Decoding processes of a process, dead ones that nobody has asked after included."""
+    """Decoding processes of a process, dead ones that nobody has asked after included; not what other tests started."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and f"PPid:\t{parent}\n" in (entry / "status").read_text():
-                found.append(int(entry.name))
+                command = (entry / "cmdline").read_text()  # empty of a dead one
+                if not command or "data.decoding.worker" in command:
+                    found.append(int(entry.name))
         except OSError:  # it ended meanwhile
             continue
     return found
@@ -49,10 +51,8 @@ def alive(process: int) -> bool:
 
 def test_processes_are_light() -> None:
     """They start fast because they import neither torch nor megatron-core."""
-    program = (
-        "import sys, vidtron.data.worker; print([m for m in ('torch', 'megatron', 'nvidia') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+    program = "import sys, vidtron.data.decoding.worker as _; print({'torch', 'megatron', 'nvidia'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_killed_processes_are_replaced(index: ShardIndex, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,8 +125,8 @@ PARENT = """
 import itertools, os, sys, time
 from pathlib import Path
 from tests.data.test_workers import OddSample, SmallPlan, PYAV, children
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.decoding.loader import ClipLoader
 folder, note, end = sys.argv[1:]
 samples = list(ShardIndex.open([folder]))
 samples[1] = OddSample(samples[1], "hang", Path(note))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.clip_files import clip_bytes, write_clips
-from vidtron.data.index import INDEX_NAME, ShardIndex
+from vidtron.data.shards.index import INDEX_NAME, ShardIndex
 
 ROOT = Path(__file__).parents[2]
 

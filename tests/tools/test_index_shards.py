@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from tests.data.clip_files import build_shards, clip_bytes
-from vidtron.data.index import INDEX_NAME, ShardIndex
+from vidtron.data.shards.index import INDEX_NAME, ShardIndex
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.data.array_index import ArrayIndex
 from tools import inspect_buckets
-from vidtron.data.index import ShardIndex
+from vidtron.data.shards.index import ShardIndex
 
 MODEL = "--model cogvideox-5b --fps 8".split()
 

@@ -1,7 +1,7 @@
 """Steps for tests."""
 
 from vidtron.config.data import ClipSize
-from vidtron.data.buckets import Bucket
+from vidtron.data.planning.buckets import Bucket
 from vidtron.training.steps import Step
 
 

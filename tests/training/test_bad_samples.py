@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vidtron.data.loader import BadSample
+from vidtron.data.decoding.loader import BadSample
 from vidtron.training.bad_samples import BadSamples, TooManyBadSamplesError
 
 

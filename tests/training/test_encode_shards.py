@@ -11,10 +11,10 @@ from tests.shards import write_shards
 from tests.training.small import small_run
 from tests.training.test_latent_cache import EPOCHS, Count, train
 from vidtron.config.world import World
-from vidtron.data.index import ShardIndex
-from vidtron.data.index_writer import IndexWriter
-from vidtron.data.latent_parts import PartWriter, read_content, read_journal
-from vidtron.data.sample import IndexRow
+from vidtron.data.latents.parts import PartWriter, read_content, read_journal
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.shards.index_writer import IndexWriter
+from vidtron.data.shards.sample import IndexRow
 from vidtron.training.encode_shards import EncodeResult, Progress, encode_shards, encoding_run, shards_of
 
 CLIPS = (3, 4, 2)

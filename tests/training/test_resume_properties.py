@@ -9,7 +9,7 @@ import yaml
 from tests.data.array_index import random_index
 from tests.data.test_plan_properties import FIT
 from vidtron.config.data import DataConfig
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
 from vidtron.training.positions import Share
 from vidtron.training.steps import step_at, walk
 

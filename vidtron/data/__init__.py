@@ -1,6 +1,6 @@
 """Clips: index of shards, plan, decoders, loader; and how shards are made.
 
-Modules are imported by name (`from vidtron.data.plan import Plan`): writing shards needs neither torch nor
+Modules are imported by name (`from vidtron.data.planning.plan import Plan`): writing shards needs neither torch nor
 megatron-core.
 """
 

@@ -9,15 +9,15 @@ import torch
 
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data import dali
-from vidtron.data.blend import split_weights
-from vidtron.data.buckets import Bucket, BucketError, read_buckets
 from vidtron.data.checks_numbers import check_numbers
-from vidtron.data.decode import DALI_PACKAGE
+from vidtron.data.decoding import dali
+from vidtron.data.decoding.decode import DALI_PACKAGE
 from vidtron.data.fit import ClipFit
-from vidtron.data.index import ShardError, ShardIndex
-from vidtron.data.plan import Plan
-from vidtron.data.shard_cache import ShardCache
+from vidtron.data.planning.blend import split_weights
+from vidtron.data.planning.buckets import Bucket, BucketError, read_buckets
+from vidtron.data.planning.plan import Plan
+from vidtron.data.shards.index import ShardError, ShardIndex
+from vidtron.data.shards.shard_cache import ShardCache
 
 
 @dataclass(frozen=True)

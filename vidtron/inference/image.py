@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtron.data.decode import resize_to_cover
+from vidtron.data.decoding.decode import resize_to_cover
 from vidtron.diffusion.conditioning import image_condition
 from vidtron.encoders.base import Posterior, VideoAutoencoder
 from vidtron.inference.video_io import pixels_CFHW

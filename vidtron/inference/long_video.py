@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidtron.config.run import RunConfig
-from vidtron.data.decode import resize_to_cover
+from vidtron.data.decoding.decode import resize_to_cover
 from vidtron.inference.config import GivenFramesConfig, SamplingConfig
 from vidtron.inference.frame_strategy import GivenFrames, loop_prompts, parse_strategy, place_frames
 from vidtron.inference.image import read_image, scaled_latents

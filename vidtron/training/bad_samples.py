@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vidtron.data.loader import BadSample
-from vidtron.data.plan import Plan
+from vidtron.data.decoding.loader import BadSample
+from vidtron.data.planning.plan import Plan
 from vidtron.parallel import Groups, gather_objects
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidtron.data.loader import BadSample, Clip
+from vidtron.data.decoding.loader import BadSample, Clip
 from vidtron.training.exchange import MadeSample, ReplicaExchange
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker

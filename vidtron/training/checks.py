@@ -6,7 +6,7 @@ from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
 from vidtron.inference.prompts import VALIDATION_FLAGS, check_prompts
 from vidtron.inference.sampling import SamplerConfig, check_sampler
 from vidtron.models import registry

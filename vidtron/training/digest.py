@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from vidtron.data.index import ShardIndex
+from vidtron.data.shards.index import ShardIndex
 
 
 def digest(index: ShardIndex, rows: Iterable[int]) -> str:

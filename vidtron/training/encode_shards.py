@@ -17,11 +17,11 @@ from vidtron.config.data import DataConfig
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.data.blend import split_weights
-from vidtron.data.index import ShardIndex
-from vidtron.data.latent_parts import JOURNAL_SUFFIX, TAR_SUFFIX, PartWriter, read_skipped
-from vidtron.data.loader import Clip, ClipLoader
-from vidtron.data.plan import Plan, PlannedSample
+from vidtron.data.decoding.loader import Clip, ClipLoader
+from vidtron.data.latents.parts import JOURNAL_SUFFIX, TAR_SUFFIX, PartWriter, read_skipped
+from vidtron.data.planning.blend import split_weights
+from vidtron.data.planning.plan import Plan, PlannedSample
+from vidtron.data.shards.index import ShardIndex
 from vidtron.inference.objective import objective_of
 from vidtron.models import registry
 from vidtron.parallel import Groups, PatientBarrier, broadcast_object, initialized

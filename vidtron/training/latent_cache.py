@@ -7,11 +7,11 @@ import torch
 
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
-from vidtron.data.latent_header import LatentCacheError
-from vidtron.data.latent_parts import Content
-from vidtron.data.latent_store import LatentStore
-from vidtron.data.loader import Clip
-from vidtron.data.plan import Plan, PlannedSample
+from vidtron.data.decoding.loader import Clip
+from vidtron.data.latents.header import LatentCacheError
+from vidtron.data.latents.parts import Content
+from vidtron.data.latents.store import LatentStore
+from vidtron.data.planning.plan import Plan, PlannedSample
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.encoders.factory import encoded_terms
 from vidtron.training.encoded import EncodedClip, from_tensors, to_tensors

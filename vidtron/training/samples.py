@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
-from vidtron.data.loader import Clip
+from vidtron.data.decoding.loader import Clip
 from vidtron.diffusion.conditioning import noisy_image
 from vidtron.diffusion.loss import add_offset
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder

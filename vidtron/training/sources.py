@@ -8,13 +8,13 @@ from torch import Tensor
 
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
-from vidtron.data.blend import split_weights
-from vidtron.data.decode import ClipDecoder
-from vidtron.data.index import ShardIndex
-from vidtron.data.loader import ClipLoader
-from vidtron.data.plan import Plan
-from vidtron.data.plan_report import report_warnings
-from vidtron.data.shard_cache import ShardCache
+from vidtron.data.decoding.decode import ClipDecoder
+from vidtron.data.decoding.loader import ClipLoader
+from vidtron.data.planning.blend import split_weights
+from vidtron.data.planning.plan import Plan
+from vidtron.data.planning.report import report_warnings
+from vidtron.data.shards.index import ShardIndex
+from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.diffusion.schedule import Schedule
 from vidtron.encoders.factory import encoder_dtype, text_encoder, video_autoencoder
 from vidtron.inference.objective import rank_groups_of, timesteps_of

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vidtron.config.data import ClipSize
-from vidtron.data.buckets import Bucket
-from vidtron.data.plan import Plan
+from vidtron.data.planning.buckets import Bucket
+from vidtron.data.planning.plan import Plan
 
 
 @dataclass(frozen=True)

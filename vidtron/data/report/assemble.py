@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from vidtron.data.index import ShardIndex
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
 from vidtron.data.report.cards import Card, cards, sampled_rows
 from vidtron.data.report.page import Report
 from vidtron.data.report.planned import buckets_of
 from vidtron.data.report.statistics import histogram, index_columns, index_statistics, values_of
 from vidtron.data.report.tables import ScoreTable
+from vidtron.data.shards.index import ShardIndex
 
 
 class Progress(Protocol):

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vidtron.data import pyav
-from vidtron.data.index import DamagedSampleError, Sample, ShardError, ShardIndex
-from vidtron.data.pyav import UndecodableError
+from vidtron.data.decoding import pyav
+from vidtron.data.decoding.pyav import UndecodableError
+from vidtron.data.shards.index import DamagedSampleError, Sample, ShardError, ShardIndex
 
 THUMBNAIL_HEIGHT = 160
 """Pixels."""

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
 
 
 def buckets_of(plan: Plan, rows: NDArray[np.int64], epoch: int = 0) -> list[str | None]:

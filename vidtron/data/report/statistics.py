@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidtron.data.index import ShardIndex
+from vidtron.data.shards.index import ShardIndex
 
 CHUNK = 1 << 20
 """Rows that are looked at together."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vidtron.data.pieces import clean_key
+from vidtron.data.building.pieces import clean_key
 from vidtron.data.report.statistics import Column, label_of, pilot_rows
 
 _JOINED = ("key", "path")

@@ -1,0 +1,1 @@
+"""From samples to frames, in processes ahead of their use."""

@@ -1,0 +1,209 @@
+"""Decoding with PyAV: every codec, on the CPU.
+
+Shapes: H height, W width, C colours.
+"""
+
+import bisect
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av
+import numpy as np
+
+from vidtron.data.shards.index import ClipFacts
+
+LARGEST_SIDE = 16384
+"""Pixels; a clip that claims more is refused before anything is decoded."""
+_MOST_TIMES_THE_INDEX = 10  # a clip that claims more pixels than this times what its index says is refused likewise
+_ALWAYS_ALLOWED_PIXELS = 1 << 16  # codecs round small pictures up to whole blocks
+_READ_FROM_START = 8  # frames so near the start are reached as fast without seeking
+
+
+class UndecodableError(ValueError):
+    """A clip that a decoder cannot read; the message says why."""
+
+
+@contextmanager
+def opened(source: Any, max_pixels: int = LARGEST_SIDE**2) -> Iterator[tuple[Any, Any]]:
+    """(container, first video stream) of a path or of bytes, decoded with one thread.
+
+    One thread, because clips are decoded side by side. Errors of FFmpeg inside the block become UndecodableError.
+
+    Args:
+        source: path, or bytes.
+        max_pixels: FFmpeg refuses pictures of more, also where only the coded pictures tell their size.
+    """
+    limits = {"max_pixels": str(max_pixels)}
+    try:
+        with av.open(
+            io.BytesIO(source) if isinstance(source, bytes) else str(source), options=limits, metadata_errors="replace"
+        ) as container:
+            if not container.streams.video:
+                raise UndecodableError("there is no video in it")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UndecodableError("its codec is not known")
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = limits
+            yield container, stream
+    except (av.error.FFmpegError, OSError) as error:
+        raise UndecodableError(error.strerror or type(error).__name__) from error
+
+
+@contextmanager
+def opened_as_known(content: bytes, clip: ClipFacts) -> Iterator[tuple[Any, Any]]:
+    """As `opened`, for a clip with known facts: one that claims to be far larger is refused before it is decoded.
+
+    Raises:
+        UndecodableError: as `opened`, or a size that lies.
+    """
+    max_pixels = max(_MOST_TIMES_THE_INDEX * clip.width * clip.height, _ALWAYS_ALLOWED_PIXELS)
+    with opened(content, min(LARGEST_SIDE**2, max_pixels)) as (container, stream):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if max(width, height) > LARGEST_SIDE or width * height > max_pixels:
+            raise UndecodableError(
+                f"it claims {width} x {height} pixels where the index says {clip.width} x {clip.height}; "
+                f"accepted: at most {LARGEST_SIDE} a side and {_MOST_TIMES_THE_INDEX} times the index's pixels"
+            )
+        yield container, stream
+
+
+def check_packets(content: bytes, clip: ClipFacts, last: int) -> None:
+    """Refuse a plain clip whose file does not hold whole packets for all frames up to the last wanted one.
+
+    Raises:
+        UndecodableError: packets are missing or cut short, or as `opened_as_known`.
+    """
+    with opened_as_known(content, clip) as (container, stream):
+        packets = [(packet.pts, packet.is_corrupt) for packet in container.demux(stream) if packet.size]
+    if len(packets) <= last:
+        raise UndecodableError(f"frame {last} of {clip.frames} is missing")
+    if any(pts is None for pts, _ in packets) or any(cut for _, cut in sorted(packets)[: last + 1]):
+        raise UndecodableError("the file ends in a packet")
+
+
+def rgb_HWC(frame: Any) -> np.ndarray:
+    """One frame as RGB, uint8, turned upright."""
+    image_HWC = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image_HWC, turns)) if turns else image_HWC
+
+
+def decode(content: bytes, clip: ClipFacts, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, RGB image [H, W, C] of the full size) of each wanted frame, once, in rising order.
+
+    Raises:
+        UndecodableError: as `wanted_frames`.
+    """
+    for number, frame in wanted_frames(content, clip, numbers):
+        yield number, rgb_HWC(frame)
+
+
+def wanted_frames(content: bytes, clip: ClipFacts, numbers: list[int]) -> Iterator[tuple[int, Any]]:
+    """(number, frame of PyAV) of each wanted frame, once, in rising order.
+
+    Only the frames from the key frame before the first wanted one to the last wanted one are decoded, where the
+    clip's facts allow to seek. Damage after the last wanted frame does not matter.
+
+    Raises:
+        UndecodableError: a packet on the way to the last wanted frame is damaged; the clip is shorter than its facts
+        say; its pictures are larger than they say, which no picture of a healthy clip is.
+    """
+    wanted = sorted(set(numbers))
+    if clip.plain and clip.times is None and wanted[0] >= _READ_FROM_START:
+        with opened_as_known(content, clip) as (container, stream):
+            target = (stream.start_time or 0) + round(wanted[0] / clip.fps / stream.time_base)
+            if _lands_before(container, stream, target):
+                container.seek(target, stream=stream)
+                walk = _Walk(container, stream, clip, wanted, sought=True)
+                yield from walk.frames()
+                if not walk.went_too_far:
+                    return
+    with opened_as_known(content, clip) as (container, stream):
+        yield from _Walk(container, stream, clip, wanted, sought=False).frames()
+
+
+def _lands_before(container: Any, stream: Any, target: int) -> bool:
+    """Whether seeking to a time stamp leads to a key frame at or before it."""
+    try:
+        container.seek(target, stream=stream)
+    except av.error.FFmpegError:
+        return False
+    packet = next(container.demux(stream), None)
+    return packet is not None and packet.pts is not None and packet.pts <= target and packet.is_keyframe
+
+
+class _Walk:
+    """One pass over a clip's packets, from where its container stands to the last wanted frame."""
+
+    def __init__(self, container: Any, stream: Any, clip: ClipFacts, wanted: list[int], *, sought: bool) -> None:
+        self.container = container
+        self.stream = stream
+        self.clip = clip
+        self.wanted = wanted
+        self.sought = sought
+        self.went_too_far = False
+        """The container stands behind the first wanted frame: it lies about its key frames."""
+        self._error: UndecodableError | None = None
+
+    def frames(self) -> Iterator[tuple[int, Any]]:
+        """The wanted frames; none where it went too far."""
+        remaining = iter(self.wanted)
+        due = next(remaining)
+        number, damaged = -1, False
+        for frame in self._decoded():
+            number = self._number(frame) if number < 0 and self.sought else number + 1
+            if number > due:
+                self.went_too_far = True
+                return
+            # What a damaged frame shows is carried on until the next key frame.
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+            if number < due:
+                continue
+            if damaged:
+                raise UndecodableError(f"frame {number} is damaged")
+            if frame.width * frame.height > self.clip.width * self.clip.height:
+                raise UndecodableError(
+                    f"frame {number} has {frame.width} x {frame.height} pixels where the index says "
+                    f"{self.clip.width} x {self.clip.height}"
+                )
+            yield number, frame
+            following = next(remaining, None)
+            if following is None:
+                return
+            due = following
+        raise self._error or UndecodableError(f"frame {due} of {self.clip.frames} is missing")
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames until the end, or until damage that is not needed."""
+        for packet in self.container.demux(self.stream):
+            try:
+                if packet.is_corrupt:  # decoders may show something of it all the same
+                    raise UndecodableError("the file ends")
+                frames = packet.decode()
+            except (av.error.FFmpegError, UndecodableError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                self._error = UndecodableError(f"{reason} in a packet")
+                if not self._is_behind_all(packet):
+                    raise self._error from error
+                frames = self.stream.codec_context.decode(None)
+            yield from frames
+            if self._error is not None:
+                return
+
+    def _is_behind_all(self, packet: Any) -> bool:
+        """Whether a packet is shown after the last wanted frame, as far as its time stamp can be trusted."""
+        if not self.clip.plain or packet.pts is None:
+            return False
+        seconds = float((packet.pts - (self.stream.start_time or 0)) * self.stream.time_base)
+        if self.clip.times is None:
+            return round(seconds * self.clip.fps) > self.wanted[-1]
+        return bisect.bisect_left(self.clip.times, seconds - 1e-3) > self.wanted[-1]
+
+    def _number(self, frame: Any) -> int:
+        """Number of a frame of a clip with regular time stamps."""
+        if frame.pts is None:
+            raise UndecodableError("it has a frame without a time stamp")
+        return round(float((frame.pts - (self.stream.start_time or 0)) * self.stream.time_base) * self.clip.fps)

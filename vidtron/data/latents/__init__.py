@@ -1,0 +1,1 @@
+"""Folders of latents and text embeddings that were encoded before."""

@@ -1,0 +1,1 @@
+"""Which frames of which sample stand at which position of a run."""

@@ -1,0 +1,98 @@
+"""Which frames of a clip a sample shows: arithmetic on time stamps, the same for every decoder."""
+
+import bisect
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidtron.data.shards.index import ClipFacts
+
+ShortClip = Literal["skip", "pad", "loop"]
+TOLERANCE_SECONDS = 1e-3
+"""Time stamps are rounded to the container's clock; frames this close to a wanted time count as on time."""
+
+
+class RandomIntegers(Protocol):
+    """What Python's `random.Random` has."""
+
+    def randint(self, a: int, b: int) -> int:
+        """An integer from a to b, both included."""
+
+
+def available_frames(clip: ClipFacts, fps: float | None, frame_interval: int = 1) -> int:
+    """Frames the whole clip gives: every `frame_interval`-th, or those at `fps` from the first time stamp to the
+    last."""
+    if fps is None:
+        return (clip.frames - 1) // frame_interval + 1
+    return int((clip.duration + TOLERANCE_SECONDS) * fps) + 1
+
+
+def available_frames_of(
+    frames: NDArray[np.int64], duration: NDArray[Any], fps: float | None, frame_interval: int = 1
+) -> NDArray[np.int64]:
+    """`available_frames` of many clips."""
+    if fps is None:
+        return (frames - 1) // frame_interval + 1
+    return ((duration.astype(np.float64) + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
+
+
+def frame_numbers(
+    clip: ClipFacts, num_frames: int, fps: float | None, short_clip: ShortClip, where: float, frame_interval: int = 1
+) -> list[int]:
+    """Numbers of the frames of one sample, `num_frames` of them, never decreasing unless a short clip loops.
+
+    Args:
+        clip: the clip.
+        num_frames: frames wanted.
+        fps: frames a second wanted, each the last one shown at its time (so a clip with fewer frames a second
+            repeats them); None: by `frame_interval`.
+        short_clip: pad continues a clip that is too short with its last frame, loop repeats it.
+        where: place of the window in [0, 1): 0 is the start of the clip, 0.5 its middle.
+        frame_interval: without `fps`, every so-many-th frame is taken.
+
+    Raises:
+        ValueError: the clip is too short and short clips are to be skipped.
+    """
+    available = available_frames(clip, fps, frame_interval)
+    if available >= num_frames:
+        if fps is None:
+            span = (num_frames - 1) * frame_interval + 1
+            start = int(where * (clip.frames - span + 1))
+            return list(range(start, start + span, frame_interval))
+        slack = max(0.0, clip.duration - (num_frames - 1) / fps)
+        return [_frame_at(clip, where * slack + i / fps) for i in range(num_frames)]
+    if short_clip == "skip":
+        raise ValueError(f"has {available} of {num_frames} frames")
+    if fps is None:
+        base = list(range(0, clip.frames, frame_interval))
+    else:
+        base = [_frame_at(clip, i / fps) for i in range(available)]
+    if short_clip == "loop":
+        return [base[i % available] for i in range(num_frames)]
+    return base + [base[-1]] * (num_frames - available)
+
+
+def opensora_frame_numbers(frames: int, num_frames: int, frame_interval: int, random: RandomIntegers) -> list[int]:
+    """Frames of one sample as Open-Sora 1.1 takes them: a window of num_frames x interval frames at random, and
+    `num_frames` of it at even distances, its last one included.
+
+    Args:
+        frames: of the clip.
+        num_frames: frames wanted.
+        frame_interval: distance of the frames, about.
+        random: one number is drawn.
+    """
+    length = num_frames * frame_interval
+    start = random.randint(0, max(0, frames - length - 1))
+    end = min(start + length, frames)
+    return [int(number) for number in np.linspace(start, end - 1, num_frames)]
+
+
+def _frame_at(clip: ClipFacts, seconds: float) -> int:
+    """Number of the frame that is shown at a time."""
+    if clip.times is None:
+        number = int((seconds + TOLERANCE_SECONDS) * clip.fps)
+    else:
+        number = bisect.bisect_right(clip.times, seconds + TOLERANCE_SECONDS) - 1
+    return min(max(number, 0), clip.frames - 1)

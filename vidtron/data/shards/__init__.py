@@ -1,0 +1,1 @@
+"""Folders of shards: their index, and reading from them."""
