@@ -1,11 +1,13 @@
 """Every bad layout has one message that names the flag and what would be accepted."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vidtron.config.data import DataConfig
 from vidtron.config.optimizer import OptimizerConfig
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.precision import PrecisionConfig
@@ -21,7 +23,7 @@ GPU = replace(CPU, has_cuda=True, packages=frozenset({"transformer_engine"}))
 def run_config(layers: int = 12, **fields: Any) -> RunConfig:
     """A run with the given fields, wherever they belong."""
     config = RunConfig(model="toy", network=SimpleNamespace(num_layers=layers))
-    sections = [config.parallel, config.training, config.optimizer, config.precision]
+    sections = [config.parallel, config.training, config.optimizer, config.precision, config.data]
     for name, value in fields.items():
         (section,) = (section for section in sections if hasattr(section, name))
         setattr(section, name, value)
@@ -42,6 +44,8 @@ GOOD: list[tuple[World, dict[str, Any]]] = [
     (GPU, {"bf16": True, "fp8_format": "hybrid"}),
     (CPU, {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 12}),
     (CPU, {"recompute_granularity": "selective"}),
+    (CPU, {"bucket_config": Path("buckets.yaml"), "pipeline_model_parallel_size": 2,
+           "num_layers_per_virtual_pipeline_stage": 3}),  # the batch sizes are not the command line's
     (CPU, {"global_batch_size": 0}),  # refused by the configuration's own check
 ]  # fmt: skip
 
@@ -123,7 +127,10 @@ def test_all_errors_at_once() -> None:
 
 def test_sections_of_the_configuration() -> None:
     """`run_config` finds a field by its name: no two sections may share one."""
-    names = [vars(section()).keys() for section in (ParallelConfig, TrainingConfig, OptimizerConfig, PrecisionConfig)]
+    names = [
+        vars(section()).keys()
+        for section in (ParallelConfig, TrainingConfig, OptimizerConfig, PrecisionConfig, DataConfig)
+    ]
     assert sum(map(len, names)) == len(set().union(*names))
 
 

@@ -101,6 +101,8 @@ def _check_batch(config: RunConfig, world: World) -> list[str]:
     final = per_micro_step if training.global_batch_size is None else training.global_batch_size
     if final < 1:  # config/check.py says so
         return []
+    if config.data.bucket_config is not None:  # has the batch sizes; the rooms data and training look at them
+        return []
     interleaved = parallel.num_layers_per_virtual_pipeline_stage is not None
     # The interleaved schedule works in groups of one micro-batch per stage.
     divisor = per_micro_step * (parallel.pipeline_model_parallel_size if interleaved else 1)

@@ -81,10 +81,10 @@ class BadSamples:
                 if row not in self._known and row not in new:
                     new[row] = self._named(first + slot, row)
         if new:
-            told = {
-                sample.row: sample for samples in gather_objects(list(tried), self.groups.world) for sample in samples
-            }
-            new = {row: told.get(row, sample) for row, sample in new.items()}
+            every = gather_objects(list(tried), self.groups.world)
+            # A row may have been tried at several positions: the first one counts, whichever rank tried it.
+            told = {(sample.row, sample.position): sample for samples in every for sample in samples}
+            new = {row: told.get((row, sample.position), sample) for row, sample in new.items()}
             self._known |= new
             self.rows |= set(new)
             for sample in new.values():

@@ -141,8 +141,12 @@ class DataRoom:
     def _batch_size_at(self) -> Callable[[int], int]:
         return batch_size_at(self.config, self.groups.world_size)
 
-    def evaluation_source(self) -> BatchSource:
-        """Batches of one evaluation, from position 0."""
+    def evaluation_source(self, bad_rows: Collection[int] = ()) -> BatchSource:
+        """Batches of one evaluation, from position 0.
+
+        Args:
+            bad_rows: rows of the held-out clips that are not tried any more.
+        """
         assert self.valid_plan is not None
         at = partial(step_at, self.valid_plan, lambda consumed: self.evaluation_batch_size)
 
@@ -155,6 +159,7 @@ class DataRoom:
             EVALUATION_SEED,
             timesteps,
             training=False,
+            bad_rows=bad_rows,
         )
 
     @property

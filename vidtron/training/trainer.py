@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
-from torch import Tensor
 
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
@@ -87,7 +86,9 @@ class Trainer:
         stages = config.parallel.pipeline_model_parallel_size
         self.schedule = get_forward_backward_func(pp_size=stages, vp_size=virtual_pipeline_size(config))
         self.communicator = P2PCommunicator(groups.pp, model.chunks[0].config) if stages > 1 else None
-        self.validation = Validation(config, groups, model, data, self._forward_losses, forward_step.schedule.sigma)
+        self.validation = Validation(
+            config, groups, model, data, self._forward, forward_step.schedule.sigma, logger.say
+        )
         self.result = TrainingResult(
             iteration=progress.iteration,
             consumed_samples=progress.consumed_samples,
@@ -211,10 +212,10 @@ class Trainer:
             peak=metrics.peak(self.config.logging.peak_tflops, metrics.device_name(self.groups.device)),
         )
 
-    def _forward_losses(self, batch: StepBatch) -> Tensor:
-        """Losses of a global batch without gradients, on all ranks [global batch]."""
+    def _forward(self, batch: StepBatch) -> report.StepReport:
+        """A pass over a global batch without gradients."""
         losses = self._run_schedule(batch, forward_only=True)
-        return report.exchange(losses, batch.rows, batch.step.size, self.groups).losses
+        return report.exchange(losses, batch.rows, batch.step.size, self.groups)
 
     def _validate(self) -> None:
         where = {"iteration": self.progress.iteration, "consumed_samples": self.progress.consumed_samples}

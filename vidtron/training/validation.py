@@ -13,9 +13,11 @@ from torch import Tensor
 from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
+from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batches import StepBatch
 from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
 from vidtron.training.metrics import MODEL
+from vidtron.training.report import StepReport
 from vidtron.training.sources import DataRoom
 from vidtron.training.validation_samples import ValidationSamples, prompts_of
 
@@ -29,8 +31,9 @@ class Validation:
         groups: Groups,
         model: TrainedModel,
         data: DataRoom,
-        forward: Callable[[StepBatch], Tensor],
+        forward: Callable[[StepBatch], StepReport],
         sigma_of: Callable[[Tensor], Tensor],
+        say: Callable[[str], None],
     ) -> None:
         """
         Args:
@@ -38,14 +41,20 @@ class Validation:
             groups: the run's process groups.
             model: as it is being trained.
             data: gives the held-out clips, and has the encoders.
-            forward: step batch -> losses of the global batch without gradients, on all ranks.
+            forward: step batch -> report of a pass without gradients, on all ranks.
             sigma_of: timesteps -> noise levels.
+            say: told of each held-out clip that could not be read.
         """
         self.config = config
         self.groups = groups
         self.model = model
         self.data = data
         self.forward = forward
+        self.bad_samples: BadSamples | None = None
+        if data.valid_plan is not None:
+            self.bad_samples = BadSamples(
+                data.valid_plan, config.data.max_bad_samples, groups, lambda message: say(f"held-out clips: {message}")
+            )
         timesteps = data.evaluation_timesteps(range(data.evaluation_samples))
         self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
         self.weights = [MODEL, *model.averages.names]
@@ -54,7 +63,11 @@ class Validation:
         self.sampled_weights = self.weights[min(1, len(self.weights) - 1)]
 
     def run(self, iteration: int) -> list[dict[str, Any]]:
-        """The rows of the log, without `iteration`; the same on all ranks."""
+        """The rows of the log, without `iteration`; the same on all ranks.
+
+        Raises:
+            TooManyBadSamplesError: more held-out clips than `--max-bad-samples` cannot be decoded.
+        """
         rows: list[dict[str, Any]] = []
         with self.model.complete_weights(), undisturbed(self.model.modules):
             batches = self._held_out()
@@ -70,13 +83,20 @@ class Validation:
         return rows
 
     def _held_out(self) -> list[StepBatch]:
-        if self.data.valid_plan is None:
+        if self.bad_samples is None:
             return []
-        return read_batches(self.data.evaluation_source())
+        return read_batches(self.data.evaluation_source(self.bad_samples.rows))
+
+    def _forward_losses(self, batch: StepBatch) -> Tensor:
+        """Losses of a global batch, on all ranks [global batch]."""
+        outcome = self.forward(batch)
+        assert self.bad_samples is not None
+        self.bad_samples.count(batch.step.consumed, outcome.rows, batch.tried)
+        return outcome.losses
 
     def _losses(self, batches: list[StepBatch]) -> dict[str, Any]:
         start = time.perf_counter()
-        losses = evaluate(batches, self.forward, self.groups.device)
+        losses = evaluate(batches, self._forward_losses, self.groups.device)
         curve = sigma_curve(self.sigmas, losses, self.config.validation.eval_sigma_bins)
         return {
             "loss": losses.mean().item(),
