@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.distributed.layouts import train
-from vidtron.data import shard_reader
 from vidtron.data.errors import ShardError
+from vidtron.data.shards import shard_reader
 from vidtron.training.trainer import Trainer
 
 MARK = "VIDTRON_TEST_RUN"

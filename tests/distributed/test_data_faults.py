@@ -14,8 +14,8 @@ from tests.distributed.rank_pool import RankFailure
 from tests.distributed.run_faults import Fault, train_with
 from tests.shards import write_shards
 from vidtron import checkpoint
-from vidtron.data.index import Sample, ShardIndex
-from vidtron.data.plan import Plan
+from vidtron.data.planning.plan import Plan
+from vidtron.data.shards.index import Sample, ShardIndex
 from vidtron.models.registry import family_of
 from vidtron.training.sources import training_plan
 
