@@ -154,5 +154,4 @@ def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: Trained
         f"{choose_backend(config.precision, World.from_environment())}"
     )
     if groups.rank == 0:  # the others need not go through the epoch
-        for line in data.description():
-            logger.say(line)
+        data.describe(logger.say)

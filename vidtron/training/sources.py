@@ -1,6 +1,7 @@
 """Opens shards, encoders and loaders of a run."""
 
 import functools
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
@@ -33,6 +34,8 @@ from vidtron.training.samples import SampleMaker, SampleShape
 from vidtron.training.steps import Step, step_at, walk
 from vidtron.training.timestep_draws import TimestepDraws
 
+QUICKLY_DESCRIBED = 2_000_000
+"""Samples whose buckets are found within about a second."""
 EVALUATION_PLACES = 1000
 """Evaluations look at the middles of so many equal parts of the schedule: at the timesteps of a table of 1000."""
 
@@ -99,11 +102,26 @@ class DataRoom:
             "--text-encoder-path": self.text_encoder.fingerprint(),
         }
 
-    def description(self) -> Iterator[str]:
-        """What there is to train on, and what of it should be known, in lines. Goes through a whole epoch."""
-        report = self.plan.epoch_report()
+    def describe(self, say: Callable[[str], None]) -> None:
+        """Tell what there is to train on, and what of it should be known.
+
+        That takes a pass over a whole epoch. Where it would hold up the start, a thread makes it, with a plan of its
+        own, and the training begins meanwhile.
+        """
+        if len(self.plan.index) <= QUICKLY_DESCRIBED:
+            self._describe(self.plan, say)
+            return
+        plan = training_plan(self.config, self.family)
+        threading.Thread(target=self._describe, args=(plan, say), name="description", daemon=True).start()
+
+    def _describe(self, plan: Plan, say: Callable[[str], None]) -> None:
+        for line in self._description(plan):
+            say(line)
+
+    def _description(self, plan: Plan) -> Iterator[str]:
+        report = plan.epoch_report()
         batches = ""
-        if self.plan.buckets[0].batch_size is not None:
+        if plan.buckets[0].batch_size is not None:
             met = sum(one.batches > 0 for one in report.buckets)
             batches = f" in {report.batches:,} global batches of {met} buckets; {report.left_over:,} left over"
         yield f"{report.used:,} training clips an epoch{batches}"
