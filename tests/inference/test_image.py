@@ -40,8 +40,8 @@ def test_the_first_frame_gives_the_latents_of_the_training(frames, picture, flag
     run = small_run("", in_channels=32, scale_factor=0.7, image_noise=False, image_dropout=0.0, **flags)
     shape = SampleShape((4 if "patch_size_t" in flags else 3, 16, 4, 6), (6, 16), True)
     cpu, encoders = torch.device("cpu"), (SpaceTimeTransform(), HashedTokens(16, 6))
-    clip = SimpleNamespace(position=3, key="a", caption="colours", frames_TCHW=frames)
-    trained = shape.unpack(SampleMaker(run, shape, *encoders, cpu, seed=1).make(clip))
+    clip = SimpleNamespace(position=3, key="a", caption="colours", size=None, cached=None, frames_TCHW=frames)
+    trained = shape.unpack(SampleMaker(run, lambda size: shape, *encoders, cpu, seed=1).make(clip))
 
     sampler = VideoSampler(SamplingConfig(picture), run, SimpleNamespace(device=cpu), [FakeChunk()], *encoders)
     conditions = sampler.conditions(Prompt("colours", 0, 1, image=picture))
