@@ -151,9 +151,8 @@ class CogVideoXFamily:
         return freezing.errors(names, run.adaptation)
 
     def _check_clip(self, run: RunConfig) -> list[str]:
-        """Of the run's one size; sizes of buckets go through `size_errors` in the data room."""
-        if run.data.bucket_config is not None:
-            return []
+        """Of the run's own size, which evaluations and sampled videos have where there are buckets; the buckets' sizes
+        go through `size_errors` in the data room."""
         pixels = SPATIAL_RATIO * run.network.patch_size
         errors = [
             f"--{flag} {value}: accepted: multiples of {pixels} pixels"
