@@ -7,7 +7,7 @@ import torch
 
 from vidtron.checkpoint.formats import WeightSource
 from vidtron.checkpoint.state import bare
-from vidtron.models.layers.initialization import global_names
+from vidtron.models.layers.initialization import global_names, own_part
 from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import Groups
 
@@ -25,7 +25,4 @@ def load_weights(source: WeightSource, chunks: Sequence[Any], groups: Groups) ->
         for named in global_names(bare(chunk)):
             if is_adapter(named.name):
                 continue
-            whole, parameter = source.read(named.name), named.parameter
-            if getattr(parameter, "tensor_model_parallel", False):
-                whole = whole.chunk(groups.tp.size(), parameter.partition_dim)[groups.tp.rank()]  # type: ignore[attr-defined]
-            parameter.copy_(whole)
+            named.parameter.copy_(own_part(source.read(named.name), named.parameter, groups.tp))

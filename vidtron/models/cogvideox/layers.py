@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from vidtron.models.layers.conditioning import Segment
-from vidtron.models.layers.layer import Modulation
+from vidtron.models.layers.modulation import Modulation
 from vidtron.models.layers.norms import mark_sequence_parallel, modulate
 
 

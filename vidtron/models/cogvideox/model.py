@@ -29,7 +29,7 @@ from vidtron.models.layers.conditioning import Conditioning, Rotary, Samples
 from vidtron.models.layers.embeddings import ScalarEmbedding, mark_replicated_over_stages
 from vidtron.models.layers.frame_times import FrameTimes
 from vidtron.models.layers.rotary import angles_3d, rotary_table
-from vidtron.models.layers.specs import Backend, modulated_layer_spec, norm_class
+from vidtron.models.layers.specs import Backend, modulated_layer_spec, norm_class, with_eps
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import TokenSplit, gather_sequence
 
@@ -106,7 +106,7 @@ class CogVideoX(MegatronModule):
             backend,
             embedding_width=self.network.time_embed_dim,
             kinds=2,
-            qk_norm_eps=QK_NORM_EPS,
+            qk_norm=with_eps(norm_class(backend), QK_NORM_EPS),
             cp_comm_type=self.config.cp_comm_type,
         )
         layers = get_num_layers_to_build(self.config, self.vp_stage, self.groups.pp.rank())

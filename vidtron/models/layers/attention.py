@@ -6,6 +6,7 @@ rank, R features of a head, D hidden width.
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import TransformerConfig
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from vidtron.models.layers.bias import add_bias
 from vidtron.models.layers.conditioning import Conditioning, Rotary
-from vidtron.models.layers.lora import LoraLinear, adapted, adapted_qkv
+from vidtron.models.layers.lora import LoraLinear, adapted, adapted_heads
+from vidtron.models.layers.norms import AllHeadsRMSNorm
 from vidtron.models.layers.recompute import Recomputed
 from vidtron.models.layers.rotary import rotate
 from vidtron.parallel.context_parallel import (
@@ -44,7 +46,8 @@ class SDPACoreAttention(MegatronModule):
 class VideoSelfAttention(SelfAttention):
     """mcore's self-attention with query-key norm before a 3D rotary embedding, inside our exchange over CP ranks.
 
-    The norms and the rotation are recomputed in the backward pass. With the all-to-all exchange they run after it, on
+    The norms and the rotation are recomputed in the backward pass (norms over all heads are not, for they are a
+    collective of their own, and run before the exchange). With the all-to-all exchange they run after it, on
     all tokens of the rank's heads: one collective carries queries, keys and values, and nothing is kept twice.
     """
 
@@ -60,6 +63,7 @@ class VideoSelfAttention(SelfAttention):
             kwargs["cp_comm_type"] = cp_comm_type
         super().__init__(config=config, submodules=submodules, **kwargs)
         self.exchange = exchange
+        self.norms_all_heads = isinstance(self.q_layernorm, AllHeadsRMSNorm)
         self.lora_qkv: LoraLinear | None = None
         self.lora_proj: LoraLinear | None = None
         if isinstance(self.linear_qkv, ColumnParallelLinear):
@@ -70,8 +74,11 @@ class VideoSelfAttention(SelfAttention):
         cp, samples = self.pg_collection.cp, conditioning.samples
         heads, width = self.num_attention_heads_per_partition, self.hidden_size_per_attention_head
         mixed_sBD = add_bias(*self.linear_qkv(hidden_sBD))
-        mixed_sBD = adapted_qkv(mixed_sBD, self.lora_qkv, hidden_sBD, samples, heads)
+        mixed_sBD = adapted_heads(mixed_sBD, self.lora_qkv, hidden_sBD, samples, heads)
         mixed_SBNX = mixed_sBD.view(*mixed_sBD.shape[:2], heads, 3 * width)
+        if self.norms_all_heads:  # before heads are traded for tokens
+            query, key, value = mixed_SBNX.split(width, dim=-1)
+            mixed_SBNX = torch.cat((self.q_layernorm(query), self.k_layernorm(key), value), dim=-1)
         first = 0 if self.exchange in ("none", "a2a") else cp.rank() * mixed_SBNX.shape[0]
         if self.exchange == "a2a":
             mixed_SBNX = heads_for_tokens(mixed_SBNX, cp)
@@ -99,8 +106,9 @@ class VideoSelfAttention(SelfAttention):
         return adapted(update_sBD, self.lora_proj, out_SBD, samples), bias
 
     def _normalize_and_rotate(self, query: Tensor, key: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
-        # The norms need dense rows: made here once, not again in their backward pass.
-        query, key = self.q_layernorm(query.contiguous()), self.k_layernorm(key.contiguous())
+        if not self.norms_all_heads and self.q_layernorm is not None:
+            # The norms need dense rows: made here once, not again in their backward pass.
+            query, key = self.q_layernorm(query.contiguous()), self.k_layernorm(key.contiguous())
         if rotary is None:
             return query, key
         return rotate(query, rotary), rotate(key, rotary)

@@ -68,11 +68,11 @@ class ConditionedTransformerBlock(TransformerBlock):
         return self._run(recomputed, layers, hidden_SBD, conditioning)
 
     def _checkpoint(self, start: int, stop: int, hidden_SBD: Tensor, conditioning: Conditioning) -> Tensor:
-        def region(hidden: Tensor, embedding: Tensor) -> Tensor:
-            return self._run(start, stop, hidden, conditioning.with_embedding(embedding))
+        def region(hidden: Tensor, *carried: Tensor) -> Tensor:
+            return self._run(start, stop, hidden, conditioning.with_carried(carried))
 
         hidden_SBD = _tracked(self.layers[start:stop], hidden_SBD)
-        return self._recomputed(region, hidden_SBD, conditioning.embedding_TBE)
+        return self._recomputed(region, hidden_SBD, *conditioning.carried())
 
     def _recomputed(self, region: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.config.fp8 is None:

@@ -1,9 +1,12 @@
 """What a transformer layer is told besides its hidden states.
 
-Shape letters: T time embeddings, B micro-batch, E width of the time embedding, R features of a head.
+Shape letters: T time embeddings, B micro-batch, E width of the time embedding, R features of a head, L tokens of a
+context, D hidden width.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -48,20 +51,65 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Context:
+    """A sequence that the tokens attend to and that attends to nothing itself: an encoded text.
+
+    Every rank of a replica has all of it.
+    """
+
+    states_LBD: Tensor
+    """As the model has projected them; they carry gradients to the projection."""
+    mask_BL: Tensor | None = None
+    """True where a token is attended to; None: everywhere."""
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Everything a layer receives besides the hidden states.
 
-    `embedding_TBE` is the input of the layers' modulation (after its activation) and carries gradients, so it is a
-    real input of every recomputed region; the rest is constant.
+    Tensors that carry gradients - wherever they stand in it - are real inputs of every recomputed region
+    (`carried`), so that none of them is silently left without one. A family that tells its layers more derives its own
+    class and adds fields.
     """
 
     embedding_TBE: Tensor
+    """Input of the layers' modulation, after its activation."""
     segments: tuple[Segment, ...]
     tokens: int
     """Real tokens of the whole sequence: what attention sees."""
     rotary: Rotary | None = None
     samples: Samples | None = None
+    contexts: tuple[Context, ...] = ()
+    """For cross-attention."""
 
-    def with_embedding(self, embedding_TBE: Tensor) -> "Conditioning":
-        """The same with another embedding tensor (recomputation runs on detached inputs)."""
-        return replace(self, embedding_TBE=embedding_TBE)
+    def carried(self) -> tuple[Tensor, ...]:
+        """The tensors that carry gradients, in a fixed order."""
+        return tuple(tensor for tensor in _tensors(self) if tensor.requires_grad)
+
+    def with_carried(self, tensors: Sequence[Tensor]) -> Self:
+        """The same with others in the place of `carried` (recomputation runs on detached inputs)."""
+        remaining = iter(tensors)
+        changed = _with_tensors(self, lambda old: next(remaining) if old.requires_grad else old)
+        assert next(remaining, None) is None
+        return changed
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _with_tensors(value: Any, of: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return of(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _with_tensors(getattr(value, f.name), of) for f in fields(value)})
+    if isinstance(value, tuple):
+        return tuple(_with_tensors(part, of) for part in value)
+    return value

@@ -53,16 +53,29 @@ def global_names(chunk: nn.Module, block: str = "decoder") -> Iterable[NamedPara
         yield NamedParameter(name, parameter)
 
 
+def mark_sections(parameter: nn.Parameter, sections: int) -> None:
+    """Say that the split dimension holds so many sections, of which each rank of the TP group has its part (gate and
+    value of a gated MLP)."""
+    parameter.partition_sections = sections  # type: ignore[attr-defined]
+
+
+def own_part(whole: Tensor, parameter: nn.Parameter, tp: ProcessGroup) -> Tensor:
+    """What a rank of the TP group holds of a whole tensor, whose parameter it is."""
+    if tp.size() == 1 or not getattr(parameter, "tensor_model_parallel", False):
+        return whole
+    dim = parameter.partition_dim  # type: ignore[attr-defined]
+    sections = whole.chunk(getattr(parameter, "partition_sections", 1), dim)
+    return torch.cat([section.chunk(tp.size(), dim)[tp.rank()] for section in sections], dim)
+
+
 @torch.no_grad()
 def initialize(chunk: nn.Module, rule_for: Callable[[str], Rule], *, seed: int, tp: ProcessGroup) -> None:
     """Fill every parameter of `chunk`: the whole tensor is drawn in fp32 on the CPU, then this rank's part taken."""
     for named in global_names(chunk):
         parameter = named.parameter
-        split = getattr(parameter, "tensor_model_parallel", False) and tp.size() > 1
         shape = list(parameter.shape)
-        dim = parameter.partition_dim if split else 0  # type: ignore[attr-defined]
-        if split:
-            shape[dim] *= tp.size()
+        if getattr(parameter, "tensor_model_parallel", False):
+            shape[parameter.partition_dim] *= tp.size()  # type: ignore[attr-defined]
         whole = torch.empty(shape, dtype=torch.float32)
         rule_for(named.name)(whole, named_generator(seed, named.name))
-        parameter.copy_(whole.chunk(tp.size(), dim)[tp.rank()] if split else whole)
+        parameter.copy_(own_part(whole, parameter, tp))

@@ -33,17 +33,27 @@ from vidtron.models.layers import initialization as init
 from vidtron.models.layers.conditioning import Samples
 from vidtron.parallel.randomness import kept
 
-Split = Literal["column", "row", "vectors"]
-"""How the map is split over the TP group. vectors: by columns, its input one row a sample and whole on every rank."""
+Split = Literal["column", "row", "vectors", "context"]
+"""How the map is split over the TP group. vectors: by columns, its input one row a sample and whole on every rank;
+context: by columns, its input a whole text on every rank."""
 
 PLACES: dict[str, tuple[Split, tuple[str, ...]]] = {
     "self_attention.lora_qkv": ("column", ("q", "k", "v")),
     "self_attention.lora_proj": ("row", ("out",)),
     "mlp.lora_fc1": ("column", ("out",)),
+    "mlp.lora_gated_fc1": ("column", ("gate", "value")),
     "mlp.lora_fc2": ("row", ("out",)),
     "modulation.lora": ("vectors", ("norm1", "norm2")),
+    "cross_attention.lora_q": ("column", ("out",)),
+    "cross_attention.kv.*.lora": ("context", ("k", "v")),
+    "cross_attention.lora_proj": ("row", ("out",)),
 }
-"""Where a `ModulatedLayer` takes adapters, and the parts of the map's output that have one each."""
+"""Where a `ModulatedLayer` takes adapters, and the parts of the map's output that have one each; `*` is a number."""
+
+
+def place_of(place: str) -> tuple[Split, tuple[str, ...]]:
+    """The entry of `PLACES` for a place with its number: `cross_attention.kv.0.lora`."""
+    return PLACES[".".join("*" if part.isdigit() else part for part in place.split("."))]
 
 
 class Pair(nn.Module):
@@ -91,7 +101,7 @@ class LoraLinear(MegatronModule):
         assert adaptation.lora_rank is not None
         self.split, self.parts, self.tp, self.name, self.seed = split, tuple(parts), tp, name, seed
         self.rank, self.scale, self.dropout = adaptation.lora_rank, adaptation.lora_scale, adaptation.lora_dropout
-        self.sequence_parallel = config.sequence_parallel and split != "vectors"
+        self.sequence_parallel = config.sequence_parallel and split in ("column", "row")
         shards = tp.size()
         inputs //= shards if split == "row" else 1
         outputs //= 1 if split == "row" else shards
@@ -143,7 +153,9 @@ class LoraLinear(MegatronModule):
             raise ValueError("--lora-dropout: the network was not told which samples of the run these are")
         first = samples.split.cp_start if self.split == "row" else samples.split.start
         # A sample has one or several rows of modulation, as its frame mask and the micro-batch ask for: all alike.
-        rows = range(1) if self.split == "vectors" else range(first, first + x_SBI.shape[0])
+        rows = {"vectors": range(1), "context": range(x_SBI.shape[0])}.get(
+            self.split, range(first, first + x_SBI.shape[0])
+        )
         width = x_SBI.shape[-1]
         column = self.tp.rank() * width if self.split == "row" else 0
         columns = range(column, column + width)
@@ -208,14 +220,26 @@ def adapted(output_SBO: Tensor, lora: LoraLinear | None, x_SBI: Tensor, samples:
     return output_SBO if lora is None else output_SBO + lora(x_SBI, samples)["out"]
 
 
-def adapted_qkv(
-    mixed_SBO: Tensor, lora: LoraLinear | None, x_SBI: Tensor, samples: Samples | None, heads: int
+def adapted_heads(
+    mixed_SBO: Tensor,
+    lora: LoraLinear | None,
+    x_SBI: Tensor,
+    samples: Samples | None,
+    heads: int,
+    parts: Sequence[str] = ("q", "k", "v"),
 ) -> Tensor:
-    """The same for queries, keys and values, which mcore has in turn for each of the rank's `heads`: [S, B, O]."""
+    """The same for `parts` which the output has in turn for each of the rank's `heads`: [S, B, O]."""
     if lora is None:
         return mixed_SBO
-    added = _with_zeros(lora(x_SBI, samples), ("q", "k", "v"))
+    added = _with_zeros(lora(x_SBI, samples), parts)
     return mixed_SBO + torch.stack([part.unflatten(-1, (heads, -1)) for part in added], dim=-2).flatten(-3)
+
+
+def adapted_halves(output_SBO: Tensor, lora: LoraLinear | None, x_SBI: Tensor, samples: Samples | None) -> Tensor:
+    """The same for a gated map, whose output is [gate; value] of this rank's inner features: [S, B, O]."""
+    if lora is None:
+        return output_SBO
+    return output_SBO + torch.cat(_with_zeros(lora(x_SBI, samples), ("gate", "value")), dim=-1)
 
 
 def added_vectors(deltas: Mapping[str, Tensor], kinds: int) -> Tensor:
@@ -253,28 +277,40 @@ def attach(
     """
     for layer in layers:
         config = layer.config
-        hidden, inner = config.hidden_size, config.ffn_hidden_size
-        sizes = {
-            "self_attention.lora_qkv": (hidden, hidden),
-            "self_attention.lora_proj": (hidden, hidden),
-            "mlp.lora_fc1": (hidden, inner),
-            "mlp.lora_fc2": (inner, hidden),
-            "modulation.lora": (layer.modulation.linear.input_size, layer.modulation.linear.output_size // 2),
-        }
         for place, chosen in parts.items():
-            parent, attribute = place.split(".")
+            parent, attribute = place.rsplit(".", 1)
+            inputs, outputs = _sizes(layer, place)
             lora = LoraLinear(
                 config,
-                PLACES[place][0],
+                place_of(place)[0],
                 chosen,
-                inputs=sizes[place][0],
-                outputs=sizes[place][1],
+                inputs=inputs,
+                outputs=outputs,
                 adaptation=adaptation,
                 name=f"layers.{layer.layer_number - 1}.{place}",
                 seed=seed,
                 tp=tp,
             )
             setattr(layer.get_submodule(parent), attribute, lora)
+
+
+def _sizes(layer: Any, place: str) -> tuple[int, int]:
+    """Features of a map's whole input, and of one part of its whole output."""
+    config = layer.config
+    hidden, heads = config.hidden_size, config.num_attention_heads * config.kv_channels
+    match place.split("."):
+        case ["mlp", "lora_fc1" | "lora_gated_fc1"]:
+            return hidden, config.ffn_hidden_size
+        case ["mlp", "lora_fc2"]:
+            return config.ffn_hidden_size, hidden
+        case ["modulation", "lora"]:
+            return layer.modulation.linear.input_size, layer.modulation.linear.output_size // 2
+        case ["cross_attention", "kv", number, "lora"]:
+            return layer.cross_attention.kv[int(number)].features, heads
+        case [_, "lora_proj"]:
+            return heads, hidden
+        case _:
+            return hidden, heads
 
 
 def is_adapter(name: str) -> bool:

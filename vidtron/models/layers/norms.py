@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing.mapping import ShardedStateDict
+from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
+from megatron.core.tensor_parallel.mappings import all_gather_last_dim_from_tensor_parallel_region
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from vidtron.models.layers.conditioning import Segment
 
@@ -23,6 +29,61 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5):
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         mark_sequence_parallel(self, config)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Torch's RMS norm (arXiv:1910.07467) as megatron-core builds norms; its weights as in `LayerNorm`."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5):
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        mark_sequence_parallel(self, config)
+
+
+class AllHeadsRMSNorm(MegatronModule):
+    """RMS norm of queries or keys over the features of all heads, which the TP group's ranks hold a part of each.
+
+    The ranks exchange one sum of squares for each token and head and add them in the order of the heads, so that the
+    result does not depend on their number. Shape letters: N heads of this rank, H all heads, R features of a head.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, *, tp: ProcessGroup):
+        """
+        Args:
+            config: mcore's.
+            hidden_size: features of one head.
+            eps: added to the mean square.
+            tp: the TP group.
+        """
+        super().__init__(config=config)
+        # mcore would add up the ranks' gradients of whatever is named q_layernorm or k_layernorm, as if each rank had
+        # all of the weights (distributed/finalize_model_grads.py:354, 0.16.1).
+        assert not config.qk_layernorm, "norms over all heads: with qk_layernorm=False in the TransformerConfig"
+        self.eps, self.tp, self.heads = eps, tp, config.num_attention_heads
+        self.weight = nn.Parameter(torch.ones(self.heads // tp.size() * hidden_size, dtype=config.params_dtype))
+        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+
+    def forward(self, x_SBNR: Tensor) -> Tensor:
+        """[S, B, N, R] -> the same, computed in fp32."""
+        wide = x_SBNR.float()
+        squares_SBH = wide.square().sum(-1)
+        if self.tp.size() > 1:
+            squares_SBH = all_gather_last_dim_from_tensor_parallel_region(squares_SBH, group=self.tp)
+        mean_SB = squares_SBH.sum(-1) / (self.heads * x_SBNR.shape[-1])
+        normed = wide * torch.rsqrt(mean_SB + self.eps)[..., None, None]
+        return (normed * self.weight.float().view(x_SBNR.shape[2:])).to(x_SBNR.dtype)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
+    ) -> ShardedStateDict:
+        """mcore's sharded state, split by heads."""
+        return make_sharded_tensors_for_checkpoint(
+            self.state_dict(prefix="", keep_vars=True),
+            prefix,
+            {"weight": 0},
+            sharded_offsets,
+            tp_group=self.tp,
+            dp_cp_group=(metadata or {})["dp_cp_group"],
+        )
 
 
 def mark_sequence_parallel(module: nn.Module, config: TransformerConfig) -> None:

@@ -1,5 +1,6 @@
 """mcore's TransformerConfig from a run's configuration: the one place where the flags become mcore's settings."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -8,15 +9,45 @@ from megatron.core.transformer import TransformerConfig
 
 from vidtron.config.run import RunConfig
 
+gelu_tanh = partial(F.gelu, approximate="tanh")
+
 
 def _leave_uninitialised(_: torch.Tensor) -> None:
     """mcore allocates and tags the weights; `initialization.py` fills them, alike under every layout."""
 
 
 def transformer_config(
-    run: RunConfig, *, num_layers: int, hidden_size: int, num_attention_heads: int, ffn_hidden_size: int, cuda: bool
+    run: RunConfig,
+    *,
+    num_layers: int,
+    hidden_size: int,
+    num_attention_heads: int,
+    ffn_hidden_size: int,
+    cuda: bool,
+    head_width: int | None = None,
+    activation: Callable[[torch.Tensor], torch.Tensor] = gelu_tanh,
+    gated: bool = False,
+    bias: bool = True,
+    norm_eps: float = 1e-5,
+    norm_each_head: bool = True,
 ) -> TransformerConfig:
-    """Settings of a transformer of bidirectional layers with query-key norm and without dropout."""
+    """Settings of a transformer of bidirectional layers without dropout.
+
+    Args:
+        run: whose layout, precision and recomputation they are.
+        num_layers: of the whole network.
+        hidden_size: width of the hidden states.
+        num_attention_heads: of the whole network.
+        ffn_hidden_size: inner width of the MLP; of a gated one, of each half.
+        cuda: whether weights are made on a GPU.
+        head_width: features of a head; None: hidden size / heads.
+        activation: of the MLP.
+        gated: the MLP's first layer gives gate and value.
+        bias: of the linear layers in attention and MLP.
+        norm_eps: of the norms that mcore builds.
+        norm_each_head: queries and keys are normed head by head with weights that the heads share, whose gradients
+            mcore then sums over the TP group; norms over all heads (`AllHeadsRMSNorm`) take False.
+    """
     parallel, precision = run.parallel, run.precision
     dtype = torch.bfloat16 if precision.bf16 else torch.float32
     fp8 = {}
@@ -34,12 +65,14 @@ def transformer_config(
         hidden_size=hidden_size,
         num_attention_heads=num_attention_heads,
         ffn_hidden_size=ffn_hidden_size,
-        kv_channels=hidden_size // num_attention_heads,
-        layernorm_epsilon=1e-5,
-        activation_func=partial(F.gelu, approximate="tanh"),
+        kv_channels=head_width or hidden_size // num_attention_heads,
+        layernorm_epsilon=norm_eps,
+        activation_func=activation,
+        gated_linear_unit=gated,
+        add_bias_linear=bias,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        qk_layernorm=True,
+        qk_layernorm=norm_each_head,
         init_method=_leave_uninitialised,
         output_layer_init_method=_leave_uninitialised,
         use_cpu_initialization=not cuda,
