@@ -22,10 +22,9 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     from vidtron import data, encoders, parallel, training
 
     family = family_of(config.model)
-    network = config.network
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+        return encoders.check(config, world, family.geometry(config), family.texts(config))
 
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))

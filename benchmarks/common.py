@@ -18,6 +18,7 @@ from torch import Tensor
 from vidtron.config.run import RunConfig
 from vidtron.diffusion.loss import mean_squared_error
 from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.inputs import ModelInput
 from vidtron.models.registry import family_of
 from vidtron.training.assembly import TrainedModel
 
@@ -60,10 +61,7 @@ def forward_backward(model: TrainedModel, run: RunConfig, batch: SyntheticBatch,
 
     def forward_step(_: Any, chunk: torch.nn.Module) -> tuple[Tensor, Any]:
         output = chunk(
-            noisy_BTCHW=batch.noisy,
-            timesteps_B=batch.timesteps,
-            text_BLE=batch.text,
-            positions=list(range(len(batch.noisy))),
+            inputs=ModelInput.of(batch.noisy, batch.timesteps, batch.text, positions=tuple(range(len(batch.noisy))))
         )
 
         def loss(result: Tensor) -> tuple[Tensor, dict]:

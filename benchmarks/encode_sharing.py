@@ -13,23 +13,23 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from common import describe_machine, launch, run_config
 
-from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.decoding.loader import Clip
 from vidtron.data.planning.buckets import single_bucket
-from vidtron.encoders import text_encoder, video_autoencoder
+from vidtron.encoders import text_encoders, video_autoencoder
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.registry import family_of
 from vidtron.parallel import barrier, initialized
 from vidtron.training.batches import BatchSource
 from vidtron.training.exchange import ReplicaExchange
-from vidtron.training.samples import SampleMaker, SampleShape
+from vidtron.training.samples import SampleMaker
 from vidtron.training.sources import share_of
 from vidtron.training.steps import Step
 
@@ -85,16 +85,11 @@ def seconds_per_batch(run: RunConfig, ranks: int, batch: int, batches: int) -> l
     family, bucket = family_of(run.model), single_bucket(run.data.size).buckets[0]
     steps = [Step(number * batch, batch, bucket) for number in range(batches + 1)]
     with initialized(run, World.from_environment()) as groups:
-        text = (NETWORK.text_length, NETWORK.text_width)
-
-        def shape_of(size: ClipSize) -> SampleShape:
-            return SampleShape(family.latent_shape(run, size), text, image_conditioned=False)
-
         maker = SampleMaker(
             run,
-            shape_of,
-            video_autoencoder(run.encoders, groups.device, torch.float32),
-            text_encoder(run.encoders, *text, groups.device, torch.float32),
+            partial(family.inputs, run),
+            video_autoencoder(run.encoders, family.geometry(run), groups.device, torch.float32),
+            text_encoders(run.encoders, family.texts(run), groups.device, torch.float32),
             groups.device,
             seed=0,
         )

@@ -20,6 +20,7 @@ from traffic import SavedTensors
 from vidtron.config.world import World
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.lora_names import TARGETS
+from vidtron.models.inputs import ModelInput
 from vidtron.models.registry import family_of
 from vidtron.parallel import Groups, initialized
 from vidtron.training.assembly import TrainedModel, assemble
@@ -48,7 +49,7 @@ def saved_bytes(model: TrainedModel, batch: SyntheticBatch) -> int:
     """Bytes kept between forward and backward pass, weights not counted."""
     saved, chunk = SavedTensors(), model.chunks[0]
     with saved.watching():
-        output = chunk(noisy_BTCHW=batch.noisy, timesteps_B=batch.timesteps, text_BLE=batch.text, positions=[0])
+        output = chunk(inputs=ModelInput.of(batch.noisy, batch.timesteps, batch.text, positions=(0,)))
     parameters = list(chunk.parameters())
     size = saved.bytes([*parameters, *(p.data for p in parameters), batch.noisy, batch.text])
     del output

@@ -16,6 +16,7 @@ from traffic import Collectives, SavedTensors
 
 from vidtron.config.world import World
 from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.inputs import ModelInput
 from vidtron.models.registry import family_of
 from vidtron.parallel import initialized
 from vidtron.training.assembly import assemble
@@ -64,7 +65,7 @@ def saved_bytes(layers: int, layout: dict[str, Any], samples: int) -> int:
             raise ValueError("memory is counted on one chunk of the first stage")
         chunk.train()
         with SavedTensors() as saved:
-            output = chunk(noisy_BTCHW=batch.noisy, timesteps_B=batch.timesteps, text_BLE=batch.text)
+            output = chunk(inputs=ModelInput.of(batch.noisy, batch.timesteps, batch.text))
         parameters = list(chunk.parameters())
         size = saved.bytes([*parameters, *(p.data for p in parameters), batch.noisy, batch.text, output])
     return size

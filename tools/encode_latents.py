@@ -31,13 +31,13 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     """What is wrong with the data and the encoders of a configuration."""
     from vidtron import data, encoders, training
 
-    family, network = family_of(config.model), config.network
+    family = family_of(config.model)
 
     def check_cache(config: RunConfig, world: World) -> list[str]:
         return [] if config.encoders.latent_cache is not None else ["--latent-cache: missing; accepted: a folder"]
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+        return encoders.check(config, world, family.geometry(config), family.texts(config))
 
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))

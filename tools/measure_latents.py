@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = {"first": [one[:, :1] for one in latents], "others": [one[:, 1:] for one in latents]}
     print("channel " + " ".join(f"{name + ' mean':>12}{name + ' RMS':>12}" for name in parts))
     flat = {name: torch.cat([one.flatten(1) for one in part], dim=1).double() for name, part in parts.items()}
-    for channel in range(autoencoder.latent_channels):
+    for channel in range(autoencoder.geometry.channels):
         values = [values[channel] for values in flat.values() if values.shape[1]]
         print(f"{channel:7} " + " ".join(f"{v.mean():12.3f}{v.square().mean().sqrt():12.3f}" for v in values))
     whole = torch.cat([one.flatten() for one in latents]).double()

@@ -19,6 +19,7 @@ from vidtron.checkpoint.formats import open_weights
 from vidtron.checkpoint.formats.diffusers import DiffusersTarget
 from vidtron.checkpoint.verification import our_output
 from vidtron.config.world import World
+from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal
 from vidtron.parallel import initialized
 
@@ -79,9 +80,7 @@ def test_networks_give_upstreams_outputs(variant, tmp_path):
     with torch.no_grad():
         output = model(**diffusers_inputs(variant, io)).sample
     assert (output - io["out_diffusers"]).abs().max() < 2e-5
-    ours = {"noisy_BTCHW": io["x"], "timesteps_B": io["timesteps"], "text_BLE": io["context"]}
-    if "image_latents" in io:
-        ours["image_latents"] = io["image_latents"]
+    ours = ModelInput.of(io["x"], io["timesteps"], io["context"], image_latents_BTCHW=io.get("image_latents"))
     for folder, name in ((tmp_path / "out", "out_diffusers"), (sat(variant), "out_sat")):
         source = open_weights(folder)
         assert (our_output(source, ours, source.network.final_norm_eps) - io[name]).abs().max() < 2e-5

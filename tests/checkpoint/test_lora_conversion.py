@@ -18,6 +18,7 @@ from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
 from vidtron.checkpoint.lora_source import open_merged
 from vidtron.checkpoint.verification import our_output
+from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal
 
 BOUND = 2e-5
@@ -56,7 +57,7 @@ def test_merged_adapters_give_sats_output(adapted, tmp_path):
             hidden_states=oracle["x"], encoder_hidden_states=oracle["context"], timestep=oracle["timesteps"]
         ).sample
     assert (output - oracle["out_sat"]).abs().max() < BOUND
-    inputs = {"noisy_BTCHW": oracle["x"], "timesteps_B": oracle["timesteps"], "text_BLE": oracle["context"]}
+    inputs = ModelInput.of(oracle["x"], oracle["timesteps"], oracle["context"])
     weights = open_weights(tmp_path / "out")
     assert (our_output(weights, inputs, 1e-6) - oracle["out_sat"]).abs().max() < BOUND
     assert (our_output(weights, inputs, 1e-5) - output).abs().max() < BOUND

@@ -74,12 +74,10 @@ def test_a_run_fine_tuned_on_two_ranks_gives_the_same_in_diffusers(pool, shards,
     source = open_weights(tmp_path / "run", fp32=True)
     inputs = small_input(source.network)
     model = CogVideoXTransformer3DModel.from_pretrained(tmp_path / "out").eval()
-    latents = inputs["noisy_BTCHW"]
+    latents, text_BLE = inputs.noisy_BTCHW, inputs.conditions.texts[0].states_BLE
     angles = angles_3d(*source.network.grid(latents.shape[1], *latents.shape[3:]), source.network.head_dim)
     with torch.no_grad():
-        output = model(
-            latents, inputs["text_BLE"], inputs["timesteps_B"], image_rotary_emb=(angles.cos(), angles.sin())
-        ).sample
+        output = model(latents, text_BLE, inputs.timesteps, image_rotary_emb=(angles.cos(), angles.sin())).sample
     assert (output - our_output(source, inputs, 1e-5)).abs().max() < 2e-5
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.encoders.tiny_folders import check_encoders as check
 from vidtron.config.data import EncoderConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.encoders import check, text_encoder, video_autoencoder
-from vidtron.encoders.factory import encoded_terms
+from vidtron.encoders import video_autoencoder
+from vidtron.encoders.factory import encoded_terms, text_encoder
 from vidtron.encoders.frozen import FrozenNetwork
+from vidtron.encoders.space_time import CAUSAL
 
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
 ALL = {"encoder_offload": True, "vae_tiling": True, "vae_slicing": True, "compile_encoders": True}
@@ -21,7 +23,7 @@ def noise_video(frames: int, height: int, width: int) -> torch.Tensor:
 
 
 def vae_of(folder: Path, **flags: object):
-    return video_autoencoder(EncoderConfig(vae_path=folder, **flags), "cpu", torch.float32)
+    return video_autoencoder(EncoderConfig(vae_path=folder, **flags), CAUSAL, "cpu", torch.float32)
 
 
 def test_tiles_change_large_clips_alone_and_the_fingerprint(tiny_vae: Path) -> None:
@@ -43,7 +45,7 @@ def test_slices_and_offloading_change_no_bit_on_a_cpu(tiny_vae: Path, tiny_t5: P
         text_encoder(EncoderConfig(text_encoder_path=tiny_t5, **options), 6, 32, "cpu", torch.float32)
         for options in ({}, flags)
     ]
-    assert torch.equal(*(encoder.encode(["a street"]) for encoder in encoders))
+    assert torch.equal(*(encoder.encode(["a street"]).states_BLE for encoder in encoders))
 
 
 class OffloadedToClones(FrozenNetwork):
@@ -96,9 +98,9 @@ def test_compiled_encoders_give_the_same_up_to_rounding(tiny_vae: Path, tiny_t5:
     torch.testing.assert_close(posterior.mean_CTHW, expected.mean_CTHW, rtol=1e-4, atol=1e-5)
     assert plain.fingerprint() == compiled.fingerprint()
     t5 = [
-        text_encoder(
-            EncoderConfig(text_encoder_path=tiny_t5, compile_encoders=compiles), 6, 32, "cpu", torch.float32
-        ).encode(["a street"])
+        text_encoder(EncoderConfig(text_encoder_path=tiny_t5, compile_encoders=compiles), 6, 32, "cpu", torch.float32)
+        .encode(["a street"])
+        .states_BLE
         for compiles in (False, True)
     ]
     torch.testing.assert_close(t5[1], t5[0], rtol=1e-4, atol=1e-5)
@@ -119,9 +121,9 @@ def test_what_cannot_be_compiled_is_told_with_the_flag(tiny_vae: Path, monkeypat
 def test_built_in_encoders_accept_every_option() -> None:
     config = EncoderConfig(**ALL)
     assert check(RunConfig("test", None, encoders=config), WORLD) == []
-    plain = video_autoencoder(EncoderConfig(), "cpu", torch.float32)
-    assert video_autoencoder(config, "cpu", torch.float32).fingerprint() == plain.fingerprint()
-    assert text_encoder(config, 4, 8, "cpu", torch.float32).encode(["a"]).shape == (1, 4, 8)
+    plain = video_autoencoder(EncoderConfig(), CAUSAL, "cpu", torch.float32)
+    assert video_autoencoder(config, CAUSAL, "cpu", torch.float32).fingerprint() == plain.fingerprint()
+    assert text_encoder(config, 4, 8, "cpu", torch.float32).encode(["a"]).states_BLE.shape == (1, 4, 8)
 
 
 def test_check_names_options_that_cannot_work(tiny_vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +142,7 @@ def test_terms_of_encoded_clips_follow_what_changes_numbers(tiny_vae: Path) -> N
     def terms(dtype: torch.dtype = torch.float32, **flags: object) -> dict[str, str]:
         config = EncoderConfig(**flags)
         text = text_encoder(config, 4, 8, "cpu", dtype)
-        return encoded_terms(config, dtype, video_autoencoder(config, "cpu", dtype), text)
+        return encoded_terms(config, dtype, video_autoencoder(config, CAUSAL, "cpu", dtype), [text])
 
     plain = terms(vae_path=tiny_vae)
     assert terms(vae_path=tiny_vae, encoder_offload=True, vae_slicing=True, compile_encoders=True) == plain

@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.encoders.tiny_folders import check_encoders as check
 from tests.encoders.tiny_folders import make_tiny_t5
 from vidtron.config.data import DataConfig, EncoderConfig
+from vidtron.config.geometry import LatentGeometry
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.encoders import check, text_encoder, video_autoencoder
+from vidtron.encoders import video_autoencoder
+from vidtron.encoders.factory import text_encoder
+from vidtron.encoders.space_time import CAUSAL
 
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
 
@@ -22,10 +26,10 @@ def run_config(**encoders: object) -> RunConfig:
 
 @pytest.mark.parametrize("frames", [1, 5, 9, 13])
 def test_autoencoder_geometry(tiny_vae: Path, frames: int) -> None:
-    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae), "cpu", torch.float32)
+    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae), CAUSAL, "cpu", torch.float32)
     video_CTHW = torch.rand(3, frames, 16, 16) * 2 - 1
     posterior = vae.encode(video_CTHW)
-    assert posterior.mean_CTHW.shape == vae.latent_shape(frames, 16, 16) == (16, (frames - 1) // 4 + 1, 2, 2)
+    assert posterior.mean_CTHW.shape == vae.geometry.latent_shape(frames, 16, 16) == (16, (frames - 1) // 4 + 1, 2, 2)
     assert posterior.logvar_CTHW is not None
     assert posterior.logvar_CTHW.min() >= -30 and posterior.logvar_CTHW.max() <= 20
     decoded_CTHW = vae.decode(posterior.mean_CTHW)
@@ -38,7 +42,7 @@ def test_autoencoder_equals_diffusers(tiny_vae: Path) -> None:
     from diffusers import AutoencoderKLCogVideoX
 
     video_CTHW = torch.rand(3, 17, 16, 16) * 2 - 1
-    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae), "cpu", torch.float32)
+    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae), CAUSAL, "cpu", torch.float32)
     reference = AutoencoderKLCogVideoX.from_pretrained(tiny_vae).eval()
     with torch.no_grad():
         moments = reference.encode(video_CTHW[None]).latent_dist
@@ -58,17 +62,20 @@ def test_slices_and_tiles_give_nearly_the_same_video(tiny_vae: Path, flags, late
     plain = EncoderConfig(vae_path=tiny_vae)
     config = EncoderConfig(vae_path=tiny_vae, vae_tiling="tiling" in flags)
     slices = {name: value for name, value in flags.items() if name != "tiling"}
-    plain_CTHW = video_autoencoder(plain, "cpu", torch.float32).decode(latents_CTHW)
-    decoded_CTHW = video_autoencoder(config, "cpu", torch.float32, **slices).decode(latents_CTHW)
+    plain_CTHW = video_autoencoder(plain, CAUSAL, "cpu", torch.float32).decode(latents_CTHW)
+    decoded_CTHW = video_autoencoder(config, CAUSAL, "cpu", torch.float32, **slices).decode(latents_CTHW)
     assert decoded_CTHW.shape == plain_CTHW.shape == (3, 4 * latent_frames - 3, 8 * size[0], 8 * size[1])
     difference = (decoded_CTHW - plain_CTHW).abs()
     assert difference.max() > 0 and difference.mean() < plain_CTHW.std() / 2
 
 
 def test_the_pipeline_folder_is_accepted(tiny_vae: Path) -> None:
-    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae.parent), "cpu", torch.bfloat16)
+    vae = video_autoencoder(EncoderConfig(vae_path=tiny_vae.parent), CAUSAL, "cpu", torch.bfloat16)
     assert vae.encode(torch.zeros(3, 1, 16, 16)).mean_CTHW.dtype == torch.float32
-    assert vae.fingerprint() == video_autoencoder(EncoderConfig(vae_path=tiny_vae), "cpu", torch.float32).fingerprint()
+    assert (
+        vae.fingerprint()
+        == video_autoencoder(EncoderConfig(vae_path=tiny_vae), CAUSAL, "cpu", torch.float32).fingerprint()
+    )
 
 
 def test_fingerprint_follows_the_weights(tiny_vae: Path, tmp_path: Path) -> None:
@@ -78,7 +85,7 @@ def test_fingerprint_follows_the_weights(tiny_vae: Path, tmp_path: Path) -> None
     content[-1] ^= 1
     weights.write_bytes(content)
     prints = [
-        video_autoencoder(EncoderConfig(vae_path=path), "cpu", torch.float32).fingerprint()
+        video_autoencoder(EncoderConfig(vae_path=path), CAUSAL, "cpu", torch.float32).fingerprint()
         for path in (tiny_vae, changed)
     ]
     assert prints[0] != prints[1]
@@ -89,7 +96,7 @@ def test_t5_pads_and_truncates_without_a_mask(tiny_t5: Path) -> None:
 
     encoder = text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 6, 32, "cpu", torch.float32)
     long = "a clip of the street with bikes"
-    embedding_BLE = encoder.encode(["a street", long, ""])
+    embedding_BLE = encoder.encode(["a street", long, ""]).states_BLE
     assert embedding_BLE.shape == (3, 6, 32)
     assert embedding_BLE.dtype == torch.float32
     reference = T5EncoderModel.from_pretrained(tiny_t5).eval()
@@ -103,14 +110,15 @@ def test_t5_pads_and_truncates_without_a_mask(tiny_t5: Path) -> None:
 def test_wrong_width_is_refused(tiny_t5: Path) -> None:
     with pytest.raises(ValueError, match=r"--text-encoder-path .* width 32, the model takes 64"):
         text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 16, 64, "cpu", torch.float32)
-    assert len(check(run_config(text_encoder_path=tiny_t5), WORLD, text_width=64)) == 1
+    assert len(check(run_config(text_encoder_path=tiny_t5), WORLD, width=64)) == 1
 
 
 def test_check_accepts_good_folders(tiny_vae: Path, tiny_t5: Path) -> None:
     config = run_config(vae_path=tiny_vae, text_encoder_path=tiny_t5)
-    assert check(config, WORLD, text_width=32, latent_channels=16) == []
-    assert check(run_config(), WORLD, text_width=99, latent_channels=16) == []
-    assert "latent channels" in check(run_config(), WORLD, latent_channels=4)[0]
+    assert check(config, WORLD) == []
+    assert check(run_config(), WORLD, width=99) == []
+    assert "latent channels" in check(config, WORLD, geometry=LatentGeometry(4, 8, 4))[0]
+    assert "more latents than pixels" in check(run_config(), WORLD, geometry=LatentGeometry(999, 1, 1))[0]
 
 
 def test_check_names_the_flag(tiny_vae: Path, tiny_t5: Path, tmp_path: Path) -> None:
@@ -179,4 +187,4 @@ def test_a_folder_with_a_sentencepiece_model(tmp_path: Path) -> None:
     tokens_BL = torch.tensor([ids + [0] * (6 - len(ids))])
     with torch.no_grad():
         expected_BLE = T5EncoderModel.from_pretrained(tmp_path / "text_encoder")(input_ids=tokens_BL).last_hidden_state
-    assert torch.allclose(encoder.encode(["a man"]), expected_BLE, atol=1e-5)
+    assert torch.allclose(encoder.encode(["a man"]).states_BLE, expected_BLE, atol=1e-5)

@@ -5,6 +5,13 @@ from pathlib import Path
 
 import torch
 
+from vidtron import encoders
+from vidtron.config.geometry import LatentGeometry
+from vidtron.config.run import RunConfig
+from vidtron.config.text import TextSpec
+from vidtron.config.world import World
+from vidtron.encoders.space_time import CAUSAL
+
 WORDS = ("a", "clip", "of", "the", "street", "with", "bikes", "and", "taxi", "man", "in", "car")
 
 
@@ -49,3 +56,8 @@ def make_tiny_t5(folder: Path, width: int = 32, words: Sequence[str] = WORDS) ->
     )
     T5EncoderModel(config).save_pretrained(folder)
     return folder
+
+
+def check_encoders(run: RunConfig, world: World, *, width: int = 32, geometry: LatentGeometry = CAUSAL) -> list[str]:
+    """What is wrong with a run's encoders beside a model of one text of `width` numbers and those latents."""
+    return encoders.check(run, world, geometry, (TextSpec(16, width),))

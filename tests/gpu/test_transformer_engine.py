@@ -16,6 +16,7 @@ import torch
 from vidtron import checkpoint
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World, installed_packages
+from vidtron.models.inputs import ModelInput
 from vidtron.models.registry import family_of, preset
 from vidtron.parallel import initialized
 from vidtron.training.assembly import assemble
@@ -52,7 +53,7 @@ def output_and_gradient_norm(run: RunConfig, *, cuda: bool) -> tuple[torch.Tenso
         chunk = model.chunks[0].train()
         model.zero_grad()
         timesteps = torch.tensor([801, 12], device=groups.device)
-        output = chunk(noisy_BTCHW=noisy, timesteps_B=timesteps, text_BLE=text)
+        output = chunk(inputs=ModelInput.of(noisy, timesteps, text))
         output.float().square().mean().backward()
         chunk.finish_grad_sync()
         return output.detach().float().cpu(), model.gradient_norm()

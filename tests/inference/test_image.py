@@ -7,12 +7,16 @@ import torch
 from PIL import Image
 
 from tests.distributed.layouts import small_run
-from vidtron.encoders.builtin import HashedTokens, SpaceTimeTransform
+from vidtron.config.text import TextSpec
+from vidtron.encoders.hashed_tokens import HashedTokens
+from vidtron.encoders.space_time import SpaceTimeTransform
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.image import read_image
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.video_sampler import VideoSampler
-from vidtron.training.samples import SampleMaker, SampleShape
+from vidtron.models.inputs import VIDEO, SampleSpec
+from vidtron.training.packing import Packing
+from vidtron.training.samples import SampleMaker
 
 
 @pytest.fixture
@@ -38,16 +42,16 @@ def picture(frames, tmp_path):
 )
 def test_the_first_frame_gives_the_latents_of_the_training(frames, picture, flags):
     run = small_run("", in_channels=32, scale_factor=0.7, image_noise=False, image_dropout=0.0, **flags)
-    shape = SampleShape((4 if "patch_size_t" in flags else 3, 16, 4, 6), (6, 16), True)
-    cpu, encoders = torch.device("cpu"), (SpaceTimeTransform(), HashedTokens(16, 6))
+    spec = SampleSpec({VIDEO: (4 if "patch_size_t" in flags else 3, 16, 4, 6)}, (TextSpec(6, 16),), True)
+    cpu, encoders = torch.device("cpu"), (SpaceTimeTransform(), [HashedTokens(16, 6)])
     clip = SimpleNamespace(position=3, key="a", caption="colours", size=None, cached=None, frames_TCHW=frames)
-    trained = shape.unpack(SampleMaker(run, lambda size: shape, *encoders, cpu, seed=1).make(clip))
+    trained = Packing(spec).unpack(SampleMaker(run, lambda size: spec, *encoders, cpu, seed=1).make(clip))
 
     sampler = VideoSampler(SamplingConfig(picture), run, SimpleNamespace(device=cpu), [FakeChunk()], *encoders)
-    conditions = sampler.conditions(Prompt("colours", 0, 1, image=picture))
-    torch.testing.assert_close(conditions.image_latents[0], trained["image_latents"])
-    assert torch.equal(conditions.text_BLE[0], trained["text"])
-    assert conditions.image_latents.abs().sum() > 0
+    conditions = sampler.conditions(Prompt("colours", 0, 1, image=picture)).given
+    torch.testing.assert_close(conditions.image_latents_BTCHW[0], trained["image_latents"])
+    assert torch.equal(conditions.texts[0].states_BLE[0], trained["text"])
+    assert conditions.image_latents_BTCHW.abs().sum() > 0
 
 
 class FakeChunk:

@@ -10,6 +10,7 @@ from vidtron.models.build import build_chunks
 from vidtron.models.cogvideox.config import TEXT, VIDEO
 from vidtron.models.cogvideox.embeddings import unpatchify
 from vidtron.models.cogvideox.family import CogVideoXFamily
+from vidtron.models.inputs import Conditions, ModelInput, TextInput
 from vidtron.models.layers.conditioning import Conditioning, Segment
 from vidtron.parallel import initialized
 
@@ -41,7 +42,17 @@ def inputs():
 
 def run(module, frame_mask=None, kept_timestep=20.0, **changes):
     mask = None if frame_mask is None else torch.tensor(frame_mask)
-    return module(**{**inputs(), **changes}, frame_mask_BT=mask, kept_timestep=kept_timestep)
+    given = {**inputs(), **changes}
+    return module(
+        inputs=ModelInput.of(
+            given["noisy_BTCHW"],
+            given["timesteps_B"],
+            given["text_BLE"],
+            image_latents_BTCHW=given["image_latents"],
+            frame_mask_BT=mask,
+            kept_timestep=kept_timestep,
+        )
+    )
 
 
 ALL = [[True] * 3] * 2
@@ -104,5 +115,6 @@ def test_sampling_asks_the_same_of_the_network(network):
     given, times = inputs(), torch.tensor([700.0, 700.0])
     mask = torch.tensor([False, True, True])
     denoiser = Denoiser([network], network.groups, sequence_length=24, kept_timestep=20.0)
-    output = denoiser(given["noisy_BTCHW"], 700, given["text_BLE"], given["image_latents"], mask.view(1, 3, 1, 1, 1))
+    conditions = Conditions((TextInput(given["text_BLE"]),), given["image_latents"])
+    output = denoiser(given["noisy_BTCHW"], 700, conditions, mask.view(1, 3, 1, 1, 1))
     assert torch.equal(output, run(network, [mask.tolist()] * 2, timesteps_B=times))

@@ -20,6 +20,7 @@ from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.models.cogvideox.checkpoint_names import SAT_TABLES, sat_rows
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
+from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import to_ours, to_theirs
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
@@ -109,10 +110,12 @@ def _forward_backward(model: TrainedModel, run: RunConfig, batch: dict[str, Tens
     def forward_step(iterator: Any, chunk: torch.nn.Module) -> Any:
         inputs = next(iterator)
         output = chunk(
-            noisy_BTCHW=inputs["x"],
-            timesteps_B=inputs["timesteps"],
-            text_BLE=inputs["context"],
-            image_latents=inputs.get("image_latents"),
+            inputs=ModelInput.of(
+                inputs["x"],
+                inputs["timesteps"],
+                inputs["context"],
+                image_latents_BTCHW=inputs.get("image_latents"),
+            )
         )
         return output, loss_of
 

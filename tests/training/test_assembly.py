@@ -6,6 +6,7 @@ import torch
 from tests.training.small import small_run
 from vidtron.config.world import World
 from vidtron.models.cogvideox.family import CogVideoXFamily
+from vidtron.models.inputs import ModelInput
 from vidtron.parallel import initialized
 from vidtron.training.assembly import _scheduler, assemble, warmup_iterations
 
@@ -58,11 +59,11 @@ def test_updates_are_torchs(optimizer, clip_grad, distributed):
     family = CogVideoXFamily()
     latents = (1, *family.latent_shape(run))
     batches = [
-        {
-            "noisy_BTCHW": torch.randn(latents, generator=generator),
-            "timesteps_B": torch.tensor([timestep]),
-            "text_BLE": torch.randn(1, run.network.text_length, run.network.text_width, generator=generator),
-        }
+        ModelInput.of(
+            torch.randn(latents, generator=generator),
+            torch.tensor([timestep]),
+            torch.randn(1, run.network.text_length, run.network.text_width, generator=generator),
+        )
         for timestep in (100.0, 900.0)
     ]
     with initialized(run, WORLD) as groups:
@@ -80,8 +81,8 @@ def test_updates_are_torchs(optimizer, clip_grad, distributed):
             model.zero_grad()
             reference.zero_grad()
             for batch in batches:
-                model.chunks[0](**batch).square().mean().backward()
-                plain(**batch).square().mean().backward()
+                model.chunks[0](inputs=batch).square().mean().backward()
+                plain(inputs=batch).square().mean().backward()
             model.chunks[0].finish_grad_sync()
             norm = model.gradient_norm()
             expected = torch.nn.utils.get_total_norm([p.grad for p in plain.parameters()])

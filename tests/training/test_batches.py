@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from tests.training.step_maker import step_of
+from vidtron.config.text import TextSpec
+from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.training.batches import BatchSource
 from vidtron.training.exchange import ReplicaExchange
+from vidtron.training.packing import Packing
 from vidtron.training.positions import Share
-from vidtron.training.samples import SampleShape
 from vidtron.training.steps import walk
 
 CPU = torch.device("cpu")
@@ -23,13 +25,17 @@ class Maker:
     def held(self):
         return nullcontext()
 
-    def shape_of(self, size):
-        return SampleShape((size.num_frames, 1, size.height // 8, size.width // 8), (1, 3), image_conditioned=True)
+    def packing_of(self, size):
+        latents = (size.num_frames, 1, size.height // 8, size.width // 8)
+        return Packing(SampleSpec({VIDEO: latents}, (TextSpec(1, 3),), image_latents=True))
+
+    def noise(self, name, shape, position):
+        return torch.full(shape, -float(position))
 
     def make(self, clip):
         if clip.position == 13:
             raise ValueError("sample 13 is broken")
-        return torch.full((self.shape_of(clip.size).numel(),), float(clip.position))
+        return torch.full((self.packing_of(clip.size).numel,), float(clip.position))
 
 
 class Loader:
@@ -90,10 +96,11 @@ def test_micro_batches_of_a_step():
     assert [micro_batch.positions for micro_batch in batch.micro_batches] == [(8, 9), (10, 11)]
     assert [micro_batch.slots for micro_batch in batch.micro_batches] == [(0, 1), (2, 3)]
     second = batch.micro_batches[1]
-    assert second.latents_BTCHW.shape == second.noise_BTCHW.shape == (2, 1, 1, 2, 2)
-    assert second.text_BLE.shape == (2, 1, 3)
-    assert second.latents_BTCHW[:, 0, 0, 0, 0].tolist() == [10.0, 11.0]
-    assert second.image_latents_BTCHW[:, 0, 0, 0, 0].tolist() == [10.0, 11.0]
+    assert second.latents[VIDEO].shape == second.noise[VIDEO].shape == (2, 1, 1, 2, 2)
+    assert second.conditions.texts[0].states_BLE.shape == (2, 1, 3)
+    assert second.latents[VIDEO][:, 0, 0, 0, 0].tolist() == [10.0, 11.0]
+    assert second.noise[VIDEO][:, 0, 0, 0, 0].tolist() == [-10.0, -11.0]
+    assert second.conditions.image_latents_BTCHW[:, 0, 0, 0, 0].tolist() == [10.0, 11.0]
     assert second.timesteps_B.tolist() == [10.5, 11.5]
     assert (batch.work.wait, batch.work.decode) == (4.0, 8.0)
     assert batch.rows == {0: 108, 1: 109, 2: 110, 3: 111}

@@ -9,15 +9,19 @@ import torch
 from tests.encoders.tiny_folders import make_tiny_t5, make_tiny_vae
 from tests.training.small import small_run
 from vidtron.config.data import ClipSize, EncoderConfig
+from vidtron.config.text import TextSpec
 from vidtron.encoders import text_encoder, video_autoencoder
-from vidtron.encoders.base import Posterior
+from vidtron.encoders.base import EncodedText, Posterior
+from vidtron.encoders.space_time import CAUSAL
+from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
 from vidtron.training.encoded import EncodedClip, from_tensors, to_tensors
-from vidtron.training.samples import SampleMaker, SampleShape, bernoulli, pixels_CFHW
+from vidtron.training.samples import SampleMaker, bernoulli, pixels_CFHW
 
 CPU = torch.device("cpu")
 SIZE = ClipSize(9, 16, 24)
 WORDS, WIDTH = 6, 32
+TEXTS = (TextSpec(WORDS, WIDTH),)
 
 
 @pytest.fixture(scope="module", params=["built-in", "diffusers", "diffusers in bf16"])
@@ -28,14 +32,14 @@ def encoders(request, tmp_path_factory: pytest.TempPathFactory):
         folder: Path = tmp_path_factory.mktemp("encoders")
         config = EncoderConfig(make_tiny_vae(folder / "vae"), make_tiny_t5(folder / "t5", WIDTH))
         dtype = torch.bfloat16 if "bf16" in request.param else torch.float32
-    return video_autoencoder(config, CPU, dtype), text_encoder(config, WORDS, WIDTH, CPU, dtype)
+    return video_autoencoder(config, CAUSAL, CPU, dtype), text_encoder(config, WORDS, WIDTH, CPU, dtype)
 
 
 def maker(encoders, record=None, **flags) -> SampleMaker:
     autoencoder, text = encoders
-    shape = SampleShape((3, 16, 2, 3), (WORDS, WIDTH), image_conditioned=True)
+    spec = SampleSpec({VIDEO: (3, 16, 2, 3)}, TEXTS, image_latents=True)
     run = small_run(**{"scale_factor": 0.7, "text_dropout": 0.0, "image_dropout": 0.0, **flags})
-    return SampleMaker(run, lambda size: shape, autoencoder, text, CPU, seed=3, record=record)
+    return SampleMaker(run, lambda size: spec, autoencoder, [text], CPU, seed=3, record=record)
 
 
 def clip(position: int = 7, caption: str = "a man in a car", cached: EncodedClip | None = None):
@@ -51,16 +55,16 @@ def clip(position: int = 7, caption: str = "a man in a car", cached: EncodedClip
 
 
 def through_a_cache(encoders, encoded: EncodedClip) -> EncodedClip:
-    empty_LE = encoders[1].encode([""])[0]
-    return from_tensors(to_tensors(encoded, empty_LE), empty_LE)
+    empty = [encoders[1].encode([""])[0]]
+    return from_tensors(to_tensors(encoded, empty, TEXTS), empty)
 
 
 def test_moments_and_draw_are_one_encoding_cut_in_two(encoders) -> None:
     sample = maker(encoders)
-    out = sample.shape_of(SIZE).unpack(sample.make(clip()))
+    out = sample.packing_of(SIZE).unpack(sample.make(clip()))
     drawn_CTHW = encoders[0].encode(pixels_CFHW(clip().frames_TCHW)).sample(sample_generator(3, 7, "posterior"))
     assert torch.equal(out["latents"], 0.7 * drawn_CTHW.permute(1, 0, 2, 3))
-    assert torch.equal(out["text"], encoders[1].encode(["a man in a car"])[0])
+    assert torch.equal(out["text"], encoders[1].encode(["a man in a car"]).states_BLE[0])
     assert out["image_latents"].any()
 
 
@@ -76,7 +80,9 @@ def test_samples_of_cached_clips_are_the_same_bit_by_bit(encoders, flags) -> Non
     for position in (7, 8):  # another position draws anew from the same moments
         assert torch.equal(writing.make(clip(position, cached=cached)), plain.make(clip(position)))
     assert len(recorded) == 1
-    assert torch.equal(cached.text_LE, encoders[1].encode(["a man in a car"])[0])  # dropped or not
+    assert torch.equal(
+        cached.texts[0].states_BLE, encoders[1].encode(["a man in a car"]).states_BLE[0]
+    )  # dropped or not
 
 
 def test_dropped_captions_are_recorded_all_the_same(encoders) -> None:
@@ -86,7 +92,8 @@ def test_dropped_captions_are_recorded_all_the_same(encoders) -> None:
         writing.make(clip(position))
     dropped = [position for position in range(8) if bernoulli(0.5, 3, position, "caption_dropout")]
     assert 0 < len(dropped) < 8
-    assert all(torch.equal(encoded.text_LE, recorded[0].text_LE) for encoded in recorded.values())
+    states = [encoded.texts[0].states_BLE for encoded in recorded.values()]
+    assert all(torch.equal(one, states[0]) for one in states)
 
 
 def test_the_null_embedding_is_encoded_once() -> None:
@@ -95,9 +102,10 @@ def test_the_null_embedding_is_encoded_once() -> None:
     class Counting:
         def encode(self, captions):
             seen.extend(captions)
-            return torch.ones(len(captions), WORDS, WIDTH)
+            states = torch.ones(len(captions), WORDS, WIDTH)
+            return EncodedText(states, states[..., 0].bool())
 
-    encoders = video_autoencoder(EncoderConfig(), CPU, torch.float32), Counting()
+    encoders = video_autoencoder(EncoderConfig(), CAUSAL, CPU, torch.float32), Counting()
     dropping = maker(encoders, text_dropout=1.0, null_text="empty-prompt")
     for position in range(3):
         dropping.make(clip(position))
@@ -106,20 +114,22 @@ def test_the_null_embedding_is_encoded_once() -> None:
 
 def test_text_is_cut_where_only_the_empty_caption_follows() -> None:
     text = text_encoder(EncoderConfig(), WORDS, WIDTH, CPU, torch.float32)
-    empty_LE = text.encode([""])[0]
+    empty = [text.encode([""])[0]]
     for caption, rows in (("", 0), ("one two", 2), ("a b c d e f g", WORDS)):
-        encoded = EncodedClip(Posterior(torch.zeros(1, 1, 1, 1)), text.encode([caption])[0], None)
-        tensors = to_tensors(encoded, empty_LE)
+        encoded = EncodedClip(Posterior(torch.zeros(1, 1, 1, 1)), (text.encode([caption])[0],), None)
+        tensors = to_tensors(encoded, empty, TEXTS)
         assert len(tensors["text"]) == rows
-        assert torch.equal(from_tensors(tensors, empty_LE).text_LE, encoded.text_LE)
+        again = from_tensors(tensors, empty).texts[0]
+        assert torch.equal(again.states_BLE, encoded.texts[0].states_BLE)
 
 
 def test_numbers_are_narrowed_only_without_loss() -> None:
     mean_CTHW = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    text_LE = torch.ones(2, 3)
-    encoded = EncodedClip(Posterior(mean_CTHW, mean_CTHW.bfloat16().float()), text_LE, None)
-    tensors = to_tensors(encoded, torch.zeros(2, 3))
+    mask_L = torch.ones(2, dtype=torch.bool)
+    text, empty = EncodedText(torch.ones(2, 3), mask_L), [EncodedText(torch.zeros(2, 3), ~mask_L)]
+    encoded = EncodedClip(Posterior(mean_CTHW, mean_CTHW.bfloat16().float()), (text,), None)
+    tensors = to_tensors(encoded, empty, [TextSpec(2, 3)])
     kinds = {name: tensor.dtype for name, tensor in tensors.items()}
     assert kinds == {"mean": torch.float32, "logvar": torch.bfloat16, "text": torch.bfloat16}
-    again = from_tensors(tensors, torch.zeros(2, 3)).posterior
+    again = from_tensors(tensors, empty).posterior
     assert torch.equal(again.mean_CTHW, mean_CTHW) and torch.equal(again.logvar_CTHW, mean_CTHW.bfloat16().float())

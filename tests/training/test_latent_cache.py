@@ -11,7 +11,8 @@ from tests.training.small import small_run
 from vidtron import training
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.world import World
-from vidtron.encoders.builtin import HashedTokens, SpaceTimeTransform
+from vidtron.encoders.hashed_tokens import HashedTokens
+from vidtron.encoders.space_time import SpaceTimeTransform
 
 ALONE = World(size=1, rank=0, local_rank=0, has_cuda=False)
 EPOCHS = {"train_iters": 8, "global_batch_size": 2, "clip_window": "centre", "text_dropout": 0.3}

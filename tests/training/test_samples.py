@@ -5,9 +5,12 @@ import torch
 
 from tests.training.small import small_run
 from vidtron.config.data import ClipSize
-from vidtron.encoders.base import Posterior
+from vidtron.config.geometry import LatentGeometry
+from vidtron.config.text import TextSpec
+from vidtron.encoders.base import EncodedText, Posterior
+from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
-from vidtron.training.samples import SampleMaker, SampleShape, bernoulli, pad_latent_frames, pixels_CFHW
+from vidtron.training.samples import SampleMaker, bernoulli, pad_latent_frames, pixels_CFHW
 
 CPU = torch.device("cpu")
 LATENTS = (4, 2, 2, 3)
@@ -17,7 +20,7 @@ FRAMES = 3
 class CountingAutoencoder:
     """Latents are the pixel mean of each frame; a posterior with some width."""
 
-    latent_channels, temporal_ratio, spatial_ratio = 2, 1, 8
+    geometry = LatentGeometry(2, 8, 1)
 
     def __init__(self):
         self.seen = []
@@ -32,12 +35,14 @@ class LengthText:
     width = 5
 
     def encode(self, captions):
-        return torch.tensor([[[len(caption)] * 5] * 3 for caption in captions], dtype=torch.float32)
+        states = torch.tensor([[[len(caption)] * 5] * 3 for caption in captions], dtype=torch.float32)
+        return EncodedText(states, torch.ones(states.shape[:2], dtype=torch.bool))
 
 
 class LengthAndOne(LengthText):
     def encode(self, captions):
-        return super().encode(captions) + 1
+        encoded = super().encode(captions)
+        return EncodedText(encoded.states_BLE + 1, encoded.mask_BL)
 
 
 def clip(position=7, caption="four"):
@@ -48,14 +53,14 @@ def clip(position=7, caption="four"):
 
 def maker(image=False, latents=LATENTS, **flags):
     defaults = {"text_dropout": 0.0, "image_dropout": 0.0, "scale_factor": 0.5}
-    shape = SampleShape(latents, (3, 5), image)
+    spec = SampleSpec({VIDEO: latents}, (TextSpec(3, 5),), image)
     return SampleMaker(
-        small_run(**{**defaults, **flags}), lambda size: shape, CountingAutoencoder(), LengthText(), CPU, seed=3
+        small_run(**{**defaults, **flags}), lambda size: spec, CountingAutoencoder(), [LengthText()], CPU, seed=3
     )
 
 
 def made(sample_maker, sample=None):
-    return sample_maker.shape_of(None).unpack(sample_maker.make(sample or clip()))
+    return sample_maker.packing_of(None).unpack(sample_maker.make(sample or clip()))
 
 
 def test_pixels_become_minus_one_to_one():
@@ -84,7 +89,7 @@ def test_latents_are_a_scaled_draw_from_the_posterior():
 
 def test_noise_is_drawn_whole_from_its_own_stream():
     expected = torch.randn(LATENTS, generator=sample_generator(3, 7, "noise"))
-    assert torch.equal(made(maker())["noise"], expected)
+    assert torch.equal(maker().noise(VIDEO, LATENTS, 7), expected)
 
 
 def test_a_sample_depends_on_nothing_but_its_position():
@@ -143,12 +148,12 @@ def test_wrong_size_names_the_sample():
 
 def test_dropped_text_may_be_that_of_an_empty_prompt():
     empty = maker(text_dropout=1.0, null_text="empty-prompt")
-    empty.text_encoder = LengthAndOne()
+    empty.text_encoders = [LengthAndOne()]
     assert made(empty)["text"].unique().tolist() == [1.0]
 
 
 def test_offset_noise_is_one_number_a_sample():
-    plain, offset = made(maker())["noise"], made(maker(offset_noise=0.1))["noise"]
+    plain, offset = maker().noise(VIDEO, LATENTS, 7), maker(offset_noise=0.1).noise(VIDEO, LATENTS, 7)
     number = torch.randn((), generator=sample_generator(3, 7, "offset_noise"))
     torch.testing.assert_close(offset, plain + 0.1 * number)
 

@@ -23,12 +23,13 @@ from vidtron.config.lora import AdaptationConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models.cogvideox.checkpoint_names import POSITIONS, diffusers_rows, our_rows
-from vidtron.models.cogvideox.checkpoint_tables import TEMPORAL_RATIO, SampleSize
-from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.cogvideox.checkpoint_tables import SampleSize
+from vidtron.models.cogvideox.config import TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, to_diffusers
 from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.cogvideox.model import OFS_VALUE
+from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal
 from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import initialized
@@ -133,7 +134,7 @@ def _compare_bits(
         )
 
 
-def _compare_merging(source: MergedSource, inputs: Mapping[str, Tensor], merged: Tensor, result: Verification) -> None:
+def _compare_merging(source: MergedSource, inputs: ModelInput, merged: Tensor, result: Verification) -> None:
     """Run the network with the adapters beside its weights."""
     name = "vidtron's network, adapters merged and beside the weights"
     adaptation = _adaptation(source.adapters, source.network.num_layers)
@@ -157,7 +158,7 @@ def _adaptation(adapters: Mapping[str, Adapter], layers: int) -> AdaptationConfi
     return AdaptationConfig(lora_rank=rank, lora_alpha=alpha, lora_target_modules=[target.flag for target in targets])
 
 
-def small_input(network: CogVideoXConfig) -> dict[str, Tensor]:
+def small_input(network: CogVideoXConfig) -> ModelInput:
     """Fixed noisy latents, timesteps, text, and image latents where the network takes them."""
     generator = torch.Generator().manual_seed(0)
     t, h, w = _SMALL_GRID
@@ -165,14 +166,12 @@ def small_input(network: CogVideoXConfig) -> dict[str, Tensor]:
         t, h, w = 1, *network.learned_position_grid[1:]
     patch = network.patch_size
     shape = (1, t * network.patch_size_t, network.out_channels, h * patch, w * patch)
-    inputs = {
-        "noisy_BTCHW": torch.randn(shape, generator=generator),
-        "timesteps_B": torch.tensor([500]),
-        "text_BLE": torch.randn(1, network.text_length, network.text_width, generator=generator),
-    }
-    if network.image_conditioned:
-        inputs["image_latents"] = torch.randn(shape, generator=generator)
-    return inputs
+    return ModelInput.of(
+        torch.randn(shape, generator=generator),
+        torch.tensor([500]),
+        torch.randn(1, network.text_length, network.text_width, generator=generator),
+        image_latents_BTCHW=torch.randn(shape, generator=generator) if network.image_conditioned else None,
+    )
 
 
 class _Streamed(nn.Module):
@@ -191,7 +190,7 @@ class _Streamed(nn.Module):
 @torch.no_grad()
 def our_output(
     weights: WeightSource,
-    inputs: Mapping[str, Tensor],
+    inputs: ModelInput,
     eps: float,
     adapted: tuple[Mapping[str, Adapter], AdaptationConfig] | None = None,
 ) -> Tensor:
@@ -199,7 +198,7 @@ def our_output(
 
     Args:
         weights: one layer of them is in memory at a time.
-        inputs: the network's arguments.
+        inputs: the network's.
         eps: the final norm's.
         adapted: adapters that stand beside the weights, and their flags.
     """
@@ -230,11 +229,11 @@ def our_output(
                 parameter.copy_(value(name))
         only = chunk.decoder.layers[0]
         chunk.decoder.layers = nn.ModuleList([_Streamed(only, partial(load, i)) for i in range(layers)])
-        return chunk(**inputs)
+        return chunk(inputs=inputs)
 
 
 @torch.no_grad()
-def diffusers_output(weights: WeightSource, inputs: Mapping[str, Tensor]) -> Tensor:
+def diffusers_output(weights: WeightSource, inputs: ModelInput) -> Tensor:
     """Output of diffusers' network, fp32 [B, T, C, H, W].
 
     It is configured for clips of the input's size: for fewer frames than `sample_frames` diffusers replaces a learned
@@ -245,7 +244,7 @@ def diffusers_output(weights: WeightSource, inputs: Mapping[str, Tensor]) -> Ten
 
     network = weights.network
     single = dataclasses.replace(network, num_layers=1)
-    latents = inputs["noisy_BTCHW"]
+    latents, conditions = inputs.noisy_BTCHW, inputs.conditions
     sample = SampleSize((latents.shape[1] - 1) * TEMPORAL_RATIO + 1, *latents.shape[3:])
     model = CogVideoXTransformer3DModel.from_config(to_diffusers(single, sample)).eval()
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -275,12 +274,12 @@ def diffusers_output(weights: WeightSource, inputs: Mapping[str, Tensor]) -> Ten
         rotary = get_3d_rotary_pos_embed(
             network.head_dim, None, (h, w), t, grid_type="slice", max_size=(h, w), device=torch.device("cpu")
         )
-    if "image_latents" in inputs:
-        latents = torch.cat((latents, inputs["image_latents"]), dim=2)
+    if conditions.image_latents_BTCHW is not None:
+        latents = torch.cat((latents, conditions.image_latents_BTCHW), dim=2)
     return model(
         hidden_states=latents,
-        encoder_hidden_states=inputs["text_BLE"],
-        timestep=inputs["timesteps_B"],
+        encoder_hidden_states=conditions.texts[0].states_BLE,
+        timestep=inputs.timesteps,
         ofs=torch.full((1,), OFS_VALUE) if network.ofs_embedding else None,
         image_rotary_emb=rotary,
     ).sample

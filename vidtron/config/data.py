@@ -81,6 +81,8 @@ class EncoderConfig:
     """Local folder of a diffusers AutoencoderKLCogVideoX; unset: the built-in space-time transform."""
     text_encoder_path: Path | None = None
     """Local folder of a transformers T5 encoder and tokenizer; unset: the built-in hashed-token embedding."""
+    text_encoder_2_path: Path | None = None
+    """The same for the second text of models that take two."""
     scale_factor: float = 1.0
     """Latents are the autoencoder's output times this."""
     latent_cache: Path | None = None

@@ -1,7 +1,8 @@
 """What an encoder is to the rest of the package.
 
 Shapes: B batch, C channels, T frames (pixel or latent), H height, W width, L text tokens, E text width.
-Pixels are float32 in [-1, 1]. Latents are unscaled: callers multiply them by `encoders.scale_factor`.
+Pixels are float32 in [-1, 1]. Latents are normalised channel by channel where the autoencoder brings mean and
+deviation; callers multiply them by `encoders.scale_factor`.
 """
 
 from contextlib import AbstractContextManager
@@ -10,6 +11,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from vidtron.config.geometry import LatentGeometry
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,10 @@ class Posterior:
 class VideoAutoencoder(Protocol):
     """A frozen video autoencoder."""
 
-    latent_channels: int
-    temporal_ratio: int
-    spatial_ratio: int
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the latents of a clip; ValueError for a clip it cannot take."""
-        ...
+    geometry: LatentGeometry
 
     def encode(self, video_CTHW: Tensor) -> Posterior:
-        """Posterior of one clip [3, T, H, W], float32 in [-1, 1]."""
+        """Posterior of one clip [3, T, H, W], float32 in [-1, 1]; ValueError for a size that does not fit."""
         ...
 
     def decode(self, latents_CTHW: Tensor) -> Tensor:
@@ -67,14 +64,38 @@ class VideoAutoencoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class EncodedText:
+    """What a text encoder says of captions, or of one of them (`text[i]`, without the letter B)."""
+
+    states_BLE: Tensor
+    """One row for each token, padding included; fp32."""
+    mask_BL: Tensor
+    """True where a token is the caption's, bool."""
+    pooled_BE: Tensor | None = None
+    """One vector for the whole caption, fp32; None: the encoder has none."""
+
+    def __getitem__(self, number: int) -> "EncodedText":
+        pooled = self.pooled_BE
+        return EncodedText(self.states_BLE[number], self.mask_BL[number], None if pooled is None else pooled[number])
+
+    def to(self, device: torch.device) -> "EncodedText":
+        """The same on a device."""
+        pooled = self.pooled_BE
+        return EncodedText(
+            self.states_BLE.to(device), self.mask_BL.to(device), None if pooled is None else pooled.to(device)
+        )
+
+
 @runtime_checkable
 class TextEncoder(Protocol):
     """A frozen text encoder."""
 
     width: int
+    length: int
 
-    def encode(self, captions: list[str]) -> Tensor:
-        """Embeddings [B, L, E], fp32."""
+    def encode(self, captions: list[str]) -> EncodedText:
+        """States, mask and, of encoders that have it, a pooled vector of each caption."""
         ...
 
     def held(self) -> AbstractContextManager[None]:
@@ -84,20 +105,3 @@ class TextEncoder(Protocol):
     def fingerprint(self) -> str:
         """Names the function this encoder computes; embeddings of equal fingerprints are interchangeable."""
         ...
-
-
-def causal_latent_shape(
-    channels: int, temporal_ratio: int, spatial_ratio: int, frames: int, height: int, width: int
-) -> tuple[int, int, int, int]:
-    """(C, T, H, W) under the geometry of causal video autoencoders: the first frame alone, then groups of
-    `temporal_ratio`.
-
-    Raises ValueError for a clip that does not fit.
-    """
-    if frames < 1 or (frames - 1) % temporal_ratio:
-        raise ValueError(f"{frames} frames do not fit the autoencoder; accepted: {temporal_ratio}k+1")
-    if height < 1 or width < 1 or height % spatial_ratio or width % spatial_ratio:
-        raise ValueError(
-            f"{height} x {width} pixels do not fit the autoencoder; accepted: multiples of {spatial_ratio}"
-        )
-    return channels, (frames - 1) // temporal_ratio + 1, height // spatial_ratio, width // spatial_ratio

@@ -3,13 +3,16 @@
 Shapes: C channels, T frames, H height, W width.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidtron.encoders.base import Posterior, causal_latent_shape
+from vidtron.config.geometry import LatentGeometry, causal_geometry
+from vidtron.encoders.base import Posterior
 from vidtron.encoders.folders import model_folder, read_config, weights_fingerprint
 from vidtron.encoders.frozen import FrozenNetwork
 
@@ -29,6 +32,15 @@ def vae_folder(path: Path) -> Path:
     if found != CLASS_NAME:
         raise ValueError(f"{FLAG} {path}: holds a {found or 'model without _class_name'}; accepted: {CLASS_NAME}")
     return folder
+
+
+def geometry_of(config: Mapping[str, Any]) -> LatentGeometry:
+    """Geometry that a config.json tells; what it leaves out is diffusers' default."""
+    return causal_geometry(
+        int(config.get("latent_channels", 16)),
+        int(config.get("temporal_compression_ratio", 4)),
+        2 ** (len(config.get("block_out_channels", (1, 1, 1, 1))) - 1),
+    )
 
 
 class DiffusersVideoAutoencoder:
@@ -72,21 +84,12 @@ class DiffusersVideoAutoencoder:
         model.num_latent_frames_batch_size = frames_at_once
         parts = (model.encoder, model.decoder) if compiled else ()
         self._network = FrozenNetwork(model, self.device, offload=offload, compiled=parts)
-        config = model.config
-        self.latent_channels = int(config.latent_channels)
-        self.temporal_ratio = int(config.temporal_compression_ratio)
-        self.spatial_ratio = 2 ** (len(config.block_out_channels) - 1)
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the latents; ValueError for a clip that does not fit."""
-        return causal_latent_shape(
-            self.latent_channels, self.temporal_ratio, self.spatial_ratio, frames, height, width
-        )
+        self.geometry = geometry_of(model.config)
 
     @torch.no_grad()
     def encode(self, video_CTHW: Tensor) -> Posterior:
         """Mean and log variance (clamped by diffusers to [-30, 20]) of one clip [3, T, H, W] in [-1, 1], fp32."""
-        self.latent_shape(*video_CTHW.shape[1:])
+        self.geometry.latent_shape(*video_CTHW.shape[1:])
         with self._network.in_use() as model:
             moments = model.encode(video_CTHW[None].to(self.device, self.dtype)).latent_dist
         return Posterior(moments.mean[0].float(), moments.logvar[0].float())
@@ -108,7 +111,7 @@ class DiffusersVideoAutoencoder:
             latents_CTHW = torch.cat([latents_CTHW, latents_CTHW[:, -1:]], dim=1)
         with self._network.in_use() as model:
             video_CTHW = model.decode(latents_CTHW[None].to(self.device, self.dtype)).sample[0]
-        return video_CTHW[:, : self.temporal_ratio * (frames - 1) + 1].float()
+        return video_CTHW[:, : self.geometry.frames_of(frames)].float()
 
     def fingerprint(self) -> str:
         return f"{CLASS_NAME}-{weights_fingerprint(self._folder)}" + ("-tiled" if self._tiling else "")

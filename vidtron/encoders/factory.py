@@ -2,18 +2,24 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
 from vidtron.config.data import EncoderConfig
+from vidtron.config.geometry import LatentGeometry
 from vidtron.config.run import RunConfig
+from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.encoders import diffusers_vae, t5
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
-from vidtron.encoders.builtin import HashedTokens, SpaceTimeTransform
 from vidtron.encoders.folders import read_config
 from vidtron.encoders.frozen import COMPILE_FLAG
+from vidtron.encoders.hashed_tokens import HashedTokens
+from vidtron.encoders.space_time import SpaceTimeTransform
+
+TEXT_FLAGS = ("--text-encoder-path", "--text-encoder-2-path")
 
 
 def encoder_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
@@ -23,15 +29,16 @@ def encoder_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
 
 def video_autoencoder(
     config: EncoderConfig,
+    geometry: LatentGeometry,
     device: torch.device | str,
     dtype: torch.dtype,
     *,
     frames_at_once: int = diffusers_vae.LATENT_FRAMES_AT_ONCE,
 ) -> VideoAutoencoder:
-    """The autoencoder of `--vae-path` with the configured options, or the built-in space-time transform, which is
-    always fp32 and has none."""
+    """The autoencoder of `--vae-path` with the configured options, or the built-in space-time transform of the
+    model's geometry, which is always fp32 and has no options."""
     if config.vae_path is None:
-        return SpaceTimeTransform(device)
+        return SpaceTimeTransform(device, geometry)
     return diffusers_vae.DiffusersVideoAutoencoder(
         config.vae_path,
         device,
@@ -44,20 +51,43 @@ def video_autoencoder(
     )
 
 
+def text_encoders(
+    config: EncoderConfig, texts: Sequence[TextSpec], device: torch.device | str, dtype: torch.dtype
+) -> tuple[TextEncoder, ...]:
+    """The encoders of a model's texts, in its order.
+
+    Args:
+        config: the flags.
+        texts: what the model takes.
+        device: where they work.
+        dtype: of the weights.
+    """
+    return tuple(
+        text_encoder(config, text.length, text.width, device, dtype, number) for number, text in enumerate(texts)
+    )
+
+
 def text_encoder(
-    config: EncoderConfig, length: int, width: int, device: torch.device | str, dtype: torch.dtype
+    config: EncoderConfig,
+    length: int,
+    width: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    number: int = 0,
 ) -> TextEncoder:
-    """The encoder of `--text-encoder-path`, or the built-in hashed tokens, for `length` tokens of `width` numbers.
+    """The encoder of `--text-encoder-path` (`number` 0) or `--text-encoder-2-path` (1), or the built-in hashed tokens,
+    for `length` tokens of `width` numbers.
 
     Raises ValueError where the encoder's width is not the one the model takes.
     """
-    if config.text_encoder_path is None:
+    path = text_paths(config)[number]
+    if path is None:
         return HashedTokens(width, length, device)
-    found = t5.t5_width(config.text_encoder_path)
+    found = t5.t5_width(path)
     if found != width:
-        raise ValueError(_width_error(config, found, width))
+        raise ValueError(_width_error(number, path, found, width))
     return t5.T5TextEncoder(
-        config.text_encoder_path,
+        path,
         length,
         device,
         dtype,
@@ -66,33 +96,45 @@ def text_encoder(
     )
 
 
+def text_paths(config: EncoderConfig) -> tuple[Path | None, ...]:
+    """Where the text encoders lie, in the order of a model's texts."""
+    return config.text_encoder_path, config.text_encoder_2_path
+
+
 def encoded_terms(
-    config: EncoderConfig, dtype: torch.dtype, autoencoder: VideoAutoencoder, text_encoder: TextEncoder
+    config: EncoderConfig, dtype: torch.dtype, autoencoder: VideoAutoencoder, text_encoders: Sequence[TextEncoder]
 ) -> dict[str, str]:
-    """What decides the numbers that two opened encoders give, by the flag that sets it.
+    """What decides the numbers that opened encoders give, by the flag that sets it.
 
     Compilation, offloading and the device are not among them: they change results by rounding or not at all.
     """
-    built_in = config.vae_path is None and config.text_encoder_path is None
+    built_in = config.vae_path is None and not any(text_paths(config))
     return {
         "--vae-path (and --vae-tiling)": autoencoder.fingerprint(),
-        "--text-encoder-path": text_encoder.fingerprint(),
+        **text_fingerprints(text_encoders),
         "--bf16 (dtype of the encoders)": str(torch.float32 if built_in else dtype).removeprefix("torch."),
         "--scale-factor": repr(config.scale_factor),
     }
 
 
-def check(
-    config: RunConfig, world: World, text_width: int | None = None, latent_channels: int | None = None
-) -> list[str]:
+def text_fingerprints(encoders: Sequence[TextEncoder]) -> dict[str, str]:
+    """What names the functions that text encoders compute, by their flags."""
+    return {flag: encoder.fingerprint() for flag, encoder in zip(TEXT_FLAGS, encoders, strict=False)}
+
+
+def check(config: RunConfig, world: World, geometry: LatentGeometry, texts: Sequence[TextSpec]) -> list[str]:
     """What is wrong with the encoders and with clips that do not fit them; one message each.
 
-    `text_width` and `latent_channels` are the model's, where they are to be compared with those of the folders.
+    Args:
+        config: the run.
+        world: the machine.
+        geometry: of the latents that the model takes.
+        texts: that the model takes.
     """
     return [
         *_check_options(config.encoders, world),
-        *_check_autoencoder(config, world, latent_channels),
-        *_check_text(config, world, text_width),
+        *_check_autoencoder(config, world, geometry),
+        *_check_texts(config, world, texts),
     ]
 
 
@@ -102,7 +144,7 @@ def _check_options(config: EncoderConfig, world: World) -> Iterator[str]:
     cache = config.latent_cache
     if cache is not None and cache.exists() and not cache.is_dir():
         yield f"--latent-cache {cache}: is a file; accepted: a folder, new or of an earlier run"
-    pretrained = config.vae_path is not None or config.text_encoder_path is not None
+    pretrained = config.vae_path is not None or any(text_paths(config))
     if config.compile_encoders and pretrained and not world.has_cuda and not _cpp_compiler():
         yield (
             f"{COMPILE_FLAG}: torch.compile needs a C++ compiler on a CPU, and neither $CXX nor g++ nor clang++ is "
@@ -116,59 +158,61 @@ def _cpp_compiler() -> str | None:
     return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
-def _check_autoencoder(config: RunConfig, world: World, latent_channels: int | None) -> list[str]:
+def _check_autoencoder(config: RunConfig, world: World, geometry: LatentGeometry) -> list[str]:
     path = config.encoders.vae_path
     errors = []
-    channels, temporal, spatial = (
-        SpaceTimeTransform.latent_channels,
-        SpaceTimeTransform.temporal_ratio,
-        SpaceTimeTransform.spatial_ratio,
-    )
-    if path is not None:
+    if path is None:
+        try:
+            SpaceTimeTransform(geometry=geometry)
+        except ValueError as error:
+            errors.append(f"{error}; accepted: {diffusers_vae.FLAG}")
+    else:
         if "diffusers" not in world.packages:
             errors.append(f"{diffusers_vae.FLAG}: needs the diffusers package, which is not installed")
         try:
-            stored = read_config(diffusers_vae.vae_folder(path))
+            found = diffusers_vae.geometry_of(read_config(diffusers_vae.vae_folder(path)))
         except ValueError as error:
             return [*errors, str(error)]
-        channels = int(stored.get("latent_channels", channels))
-        temporal = int(stored.get("temporal_compression_ratio", temporal))
-        spatial = 2 ** (len(stored.get("block_out_channels", (1, 1, 1, 1))) - 1)
-    if latent_channels is not None and channels != latent_channels:
-        name = f"{diffusers_vae.FLAG} {path}" if path is not None else "the built-in autoencoder"
-        errors.append(f"{name}: has {channels} latent channels, the model takes {latent_channels}")
-    if (temporal, spatial) != (SpaceTimeTransform.temporal_ratio, SpaceTimeTransform.spatial_ratio):
-        errors.append(
-            f"{diffusers_vae.FLAG} {path}: one latent is {temporal} frames of {spatial} x {spatial} pixels; accepted: "
-            f"{SpaceTimeTransform.temporal_ratio} frames of {SpaceTimeTransform.spatial_ratio} x "
-            f"{SpaceTimeTransform.spatial_ratio}"
-        )
+        if found.channels != geometry.channels:
+            errors.append(
+                f"{diffusers_vae.FLAG} {path}: has {found.channels} latent channels, the model takes "
+                f"{geometry.channels}"
+            )
+        elif found != geometry:
+            errors.append(f"{diffusers_vae.FLAG} {path}: latents of {found}; the model takes {geometry}")
     frames = config.data.num_frames
-    if frames < 1 or frames % temporal != 1 % temporal:
-        below = max(frames - 1, 0) // temporal * temporal + 1
+    if not geometry.takes(frames):
+        nearest = " and ".join(map(str, geometry.nearest_frames(frames)))
         errors.append(
-            f"--num-frames {frames}: does not fit the autoencoder; accepted: {temporal}k+1, the nearest {below} and "
-            f"{below + temporal}"
+            f"--num-frames {frames}: does not fit the autoencoder; accepted: {geometry.accepted_frames}, the nearest "
+            f"{nearest}"
         )
     return errors
 
 
-def _check_text(config: RunConfig, world: World, text_width: int | None) -> list[str]:
-    path = config.encoders.text_encoder_path
-    if path is None:
-        return []
+def _check_texts(config: RunConfig, world: World, texts: Sequence[TextSpec]) -> list[str]:
+    errors = []
+    for number, path in enumerate(text_paths(config.encoders)):
+        if path is not None and number >= len(texts):
+            errors.append(f"{TEXT_FLAGS[number]} {path}: the model takes {len(texts)} texts; accepted: without it")
+        elif path is not None:
+            errors += _check_text(number, path, world, texts[number].width)
+    return errors
+
+
+def _check_text(number: int, path: Path, world: World, wanted: int) -> list[str]:
     errors = []
     if "transformers" not in world.packages:
-        errors.append(f"{t5.FLAG}: needs the transformers package, which is not installed")
+        errors.append(f"{TEXT_FLAGS[number]}: needs the transformers package, which is not installed")
     try:
         width = t5.t5_width(path)
         t5.tokenizer_folder(path)
     except ValueError as error:
         return [*errors, str(error)]
-    if text_width is not None and width != text_width:
-        errors.append(_width_error(config.encoders, width, text_width))
+    if width != wanted:
+        errors.append(_width_error(number, path, width, wanted))
     return errors
 
 
-def _width_error(config: EncoderConfig, found: int, wanted: int) -> str:
-    return f"{t5.FLAG} {config.text_encoder_path}: gives embeddings of width {found}, the model takes {wanted}"
+def _width_error(number: int, path: Path, found: int, wanted: int) -> str:
+    return f"{TEXT_FLAGS[number]} {path}: gives embeddings of width {found}, the model takes {wanted}"

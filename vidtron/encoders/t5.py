@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidtron.encoders.base import EncodedText
 from vidtron.encoders.folders import model_folder, read_config, weights_fingerprint
 from vidtron.encoders.frozen import FrozenNetwork
 
@@ -94,16 +95,18 @@ class T5TextEncoder:
             )
 
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> Tensor:
-        """Embeddings [B, length, width], fp32."""
+    def encode(self, captions: list[str]) -> EncodedText:
+        """States [B, length, width] and mask; no pooled vector."""
         if not captions:
-            return torch.empty(0, self.length, self.width, device=self.device)
-        tokens_BL = self._tokenizer(
+            states_BLE = torch.empty(0, self.length, self.width, device=self.device)
+            return EncodedText(states_BLE, states_BLE.new_empty(0, self.length, dtype=torch.bool))
+        tokens = self._tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        ).input_ids
-        self._tell_unknown_tokens(tokens_BL, captions)
+        )
+        self._tell_unknown_tokens(tokens.input_ids, captions)
         with self._network.in_use() as model:
-            return model(input_ids=tokens_BL.to(self.device)).last_hidden_state.float()
+            states_BLE = model(input_ids=tokens.input_ids.to(self.device)).last_hidden_state.float()
+        return EncodedText(states_BLE, tokens.attention_mask.to(self.device).bool())
 
     def held(self) -> AbstractContextManager[None]:
         """Keeps offloaded weights on the device while it is open: one copy for many captions."""

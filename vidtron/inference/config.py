@@ -8,6 +8,9 @@ from vidtron.config.parallel import ParallelConfig
 from vidtron.encoders.diffusers_vae import LATENT_FRAMES_AT_ONCE
 from vidtron.inference.sampling import SamplerConfig
 
+ENCODER_PATHS = ("vae_path", "text_encoder_path", "text_encoder_2_path")
+"""Flags of sampling that take the place of the training's."""
+
 
 @dataclass
 class GivenFramesConfig:
@@ -67,6 +70,8 @@ class SamplingConfig:
     """Local folder of a diffusers AutoencoderKLCogVideoX; unset: the training's autoencoder."""
     text_encoder_path: Path | None = None
     """Local folder of a transformers T5 encoder and tokenizer; unset: the training's text encoder."""
+    text_encoder_2_path: Path | None = None
+    """The same for the second text of models that take two."""
     vae_tiling: bool = False
     """Autoencoder of --vae-path: decode overlapping tiles of the picture. Less memory, a slightly different result."""
     vae_frames_at_once: int = LATENT_FRAMES_AT_ONCE

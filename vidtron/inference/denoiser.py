@@ -1,6 +1,6 @@
 """A trained network, spread over the ranks of a replica, as one function.
 
-Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
+Shape letters: B samples, T C H W latent frames, channels, height, width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 
 from vidtron.diffusion.denoising import Network
 from vidtron.diffusion.guidance import Scale, guided
+from vidtron.models.inputs import VIDEO, Conditions, ModelInput, joined
 from vidtron.parallel import Groups, broadcast_tensor, gather_tensors
 
 
@@ -50,12 +51,7 @@ class Denoiser:
 
     @torch.no_grad()
     def __call__(
-        self,
-        noisy_BTCHW: Tensor,
-        timestep: float,
-        text_BLE: Tensor,
-        image_latents: Tensor | None = None,
-        frame_mask: Tensor | None = None,
+        self, noisy_BTCHW: Tensor, timestep: float, conditions: Conditions, frame_mask: Tensor | None = None
     ) -> Tensor:
         """The network's output, fp32 [B, T, C, H, W], for one timestep of all samples.
 
@@ -63,13 +59,16 @@ class Denoiser:
         """
         timesteps_B = torch.full((noisy_BTCHW.shape[0],), float(timestep), device=noisy_BTCHW.device)
         dtype = self.chunks[0].config.params_dtype
-        tensors = {"noisy_BTCHW": noisy_BTCHW, "text_BLE": text_BLE, "image_latents": image_latents}
-        inputs = {name: None if tensor is None else tensor.to(dtype) for name, tensor in tensors.items()}
-        if frame_mask is not None:
-            inputs["frame_mask_BT"] = frame_mask.flatten(1).expand(noisy_BTCHW.shape[:2]).cpu()
+        inputs = ModelInput(
+            noisy={VIDEO: noisy_BTCHW.to(dtype)},
+            timesteps=timesteps_B,
+            conditions=conditions.in_type(dtype),
+            frame_mask_BT=(None if frame_mask is None else frame_mask.flatten(1).expand(noisy_BTCHW.shape[:2]).cpu()),
+            kept_timestep=self.kept_timestep,
+        )
 
         def forward_step(_: Iterator[Any], chunk: nn.Module) -> tuple[Tensor, Any]:
-            output = chunk(timesteps_B=timesteps_B, kept_timestep=self.kept_timestep, **inputs)
+            output = chunk(inputs=inputs)
             return output, lambda result: (result.new_zeros(()), {"output": result})
 
         reported = get_forward_backward_func()(
@@ -93,42 +92,39 @@ class Denoiser:
 
 def with_guidance(
     network: Denoiser,
-    text_BLE: Tensor,
-    null_text_BLE: Tensor,
+    conditions: Conditions,
+    null_conditions: Conditions,
     scale: Scale,
     channels: int | None = None,
-    image_latents: Tensor | None = None,
     pair: ProcessGroup | None = None,
 ) -> Network:
     """The network under classifier-free guidance, as the samplers take it.
 
     Args:
         network: the conditional network.
-        text_BLE: text embeddings.
-        null_text_BLE: what training drops text to.
+        conditions: of the videos.
+        null_conditions: the same with what training drops text to.
         scale: of each timestep; where it is 1 the network alone is asked.
         channels: how many of the output's channels are guided; None: all.
-        image_latents: an image-to-video model's condition, with and without text.
         pair: two replicas, the first of which runs the network without text, the second with it, both on the same
             noise; None: each replica runs it on both at once.
     """
-    texts = (null_text_BLE, text_BLE)
+    both = (null_conditions, conditions)
 
     def together(noisy: Tensor, timestep: float, frame_mask: Tensor | None) -> Sequence[Tensor]:
-        images = None if image_latents is None else torch.cat((image_latents, image_latents))
         masks = None if frame_mask is None else torch.cat([frame_mask.expand(len(noisy), *frame_mask.shape[1:])] * 2)
-        return network(torch.cat((noisy, noisy)), timestep, torch.cat(texts), images, masks).chunk(2)
+        return network(torch.cat((noisy, noisy)), timestep, joined(both), masks).chunk(2)
 
     def halved(noisy: Tensor, timestep: float, frame_mask: Tensor | None) -> Sequence[Tensor]:
         assert pair is not None
-        return gather_tensors(network(noisy, timestep, texts[pair.rank()], image_latents, frame_mask), pair)
+        return gather_tensors(network(noisy, timestep, both[pair.rank()], frame_mask), pair)
 
     without_and_with = together if pair is None else halved
 
     def network_at(noisy: Tensor, timestep: float, frame_mask: Tensor | None = None) -> Tensor:
         factor = scale(timestep)
         if factor == 1.0:
-            return network(noisy, timestep, text_BLE, image_latents, frame_mask)
+            return network(noisy, timestep, conditions, frame_mask)
         without, conditional = without_and_with(noisy, timestep, frame_mask)
         return guided(conditional, without, factor, channels)
 

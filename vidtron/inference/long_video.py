@@ -19,7 +19,7 @@ from vidtron.inference.image import read_image, scaled_latents
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.sampling import EDITING_SAMPLERS
 from vidtron.inference.video_io import pixels_CFHW, read_video, to_uint8
-from vidtron.inference.video_sampler import Conditions, Progress, VideoSampler
+from vidtron.inference.video_sampler import GuidedConditions, Progress, VideoSampler
 from vidtron.models import registry
 from vidtron.parallel import named_generator
 
@@ -49,7 +49,7 @@ def check_clips(config: SamplingConfig, run: RunConfig, prompts: Sequence[Prompt
         frames = family.latent_shape(run)[0]
         if not 1 <= given.condition_frames < frames:
             yield f"--condition-frames {given.condition_frames}; accepted: 1 to {frames - 1}, less than a clip has"
-        if family.image_conditioned(run.network):
+        if family.inputs(run).image_latents:
             yield f"--loop {given.loop}: the model makes videos from images; accepted: 1, or a text-to-video model"
     for prompt in prompts:
         try:
@@ -80,7 +80,7 @@ def _check_strategy(given: GivenFramesConfig) -> Iterator[str]:
 class ChainConditions:
     """What the network is told of the clips of one video."""
 
-    clips: list[Conditions]
+    clips: list[GuidedConditions]
     references: list[Tensor]
     """Scaled latents [T, C, H, W] of the files; the ends of the clips come after them."""
 
@@ -99,9 +99,9 @@ class ClipChain:
         self.sampler, self.given, self.run = sampler, sampler.config.given, sampler.run
         self.scale = sampler.run.encoders.scale_factor
         data, autoencoder = sampler.run.data, sampler.autoencoder
-        frames = autoencoder.latent_shape(data.num_frames, data.height, data.width)[1]
+        frames = autoencoder.geometry.latent_frames(data.num_frames)
         self.padding = sampler.latent_shape[0] - frames
-        self.overlap = autoencoder.temporal_ratio * (self.given.condition_frames - 1) + 1
+        self.overlap = autoencoder.geometry.frames_of(self.given.condition_frames)
         self._decoded: list[Tensor] = []
 
     def conditions(self, prompt: Prompt) -> ChainConditions:
@@ -159,7 +159,7 @@ class ClipChain:
         if share_T[0] < 1:
             padding_TCHW = placed_TCHW[:1].expand_as(padding_TCHW)
         share_T = torch.cat((share_T[:1].expand(self.padding), share_T))
-        patch = self.run.network.patch_size_t
+        patch = self.sampler.temporal_patch
         tokens = share_T.unflatten(0, (-1, patch))
         if not torch.equal(tokens, tokens[:, :1].expand_as(tokens)):
             raise ValueError(
@@ -175,8 +175,7 @@ class ClipChain:
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             return read_image(path, data.height, data.width)
         frames_FCHW, _ = read_video(path)
-        ratio = self.sampler.autoencoder.temporal_ratio
-        usable = (len(frames_FCHW) - 1) // ratio * ratio + 1
+        usable = self.sampler.autoencoder.geometry.nearest_frames(len(frames_FCHW))[0]
         return pixels_CFHW(resize_to_cover(frames_FCHW[:usable], data.height, data.width))
 
     def _encoded(self, video_CFHW: Tensor, prompt: Prompt, name: str) -> Tensor:

@@ -15,7 +15,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.encoders import factory
 from vidtron.inference import weights
-from vidtron.inference.config import SamplingConfig
+from vidtron.inference.config import ENCODER_PATHS, SamplingConfig
 from vidtron.inference.long_video import ClipChain, check_clips, gives_frames
 from vidtron.inference.prompts import Prompt, check_prompts
 from vidtron.inference.sampling import check_sampler
@@ -72,7 +72,7 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
     )
     for section, names in (
         (run.data, ("num_frames", "height", "width", "fps")),
-        (run.encoders, ("vae_path", "text_encoder_path")),
+        (run.encoders, ENCODER_PATHS),
         (run.objective, ("image_latent_scale",)),
     ):
         for name in names:
@@ -92,10 +92,10 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
 
 def check(config: SamplingConfig, run: RunConfig, world: World, prompts: Sequence[Prompt]) -> list[str]:
     """What cannot work of a sampling configuration, for `sampled_run` of it; one message each."""
-    family, network = registry.family_of(run.model), run.network
+    family = registry.family_of(run.model)
     errors = [*weights.check(config), *family.check(run, world)]
     latent_channels = family.latent_shape(run)[1]
-    errors += factory.check(run, world, network.text_width, latent_channels)
+    errors += factory.check(run, world, family.geometry(run), family.texts(run))
     errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
     if config.fps is not None and not config.fps > 0:
         errors.append(f"--fps {config.fps:g}; accepted: more than 0")
@@ -112,7 +112,7 @@ def check(config: SamplingConfig, run: RunConfig, world: World, prompts: Sequenc
             f"--split-guidance on: {replicas} replicas and --guidance-scale {config.guidance_scale:g}; accepted: an "
             "even number of replicas, and guidance"
         )
-    return [*errors, *check_prompts(prompts, image_conditioned=family.image_conditioned(network))]
+    return [*errors, *check_prompts(prompts, image_conditioned=family.inputs(run).image_latents)]
 
 
 def splits_guidance(config: SamplingConfig, replicas: int, prompts: int) -> bool:
@@ -133,13 +133,16 @@ def load_sampler(
         groups: this run's process groups.
         pair: two replicas that halve guidance between them.
     """
-    chunks = build_chunks(registry.family_of(run.model), run, groups)
+    family = registry.family_of(run.model)
+    chunks = build_chunks(family, run, groups)
     weights.load_into(chunks, config, groups)
-    network, encoders, device = run.network, run.encoders, groups.device
+    encoders, device = run.encoders, groups.device
     dtype = factory.encoder_dtype(run, device)
-    autoencoder = factory.video_autoencoder(encoders, device, dtype, frames_at_once=config.vae_frames_at_once)
-    text_encoder = factory.text_encoder(encoders, network.text_length, network.text_width, device, dtype)
-    return VideoSampler(config, run, groups, chunks, autoencoder, text_encoder, pair)
+    autoencoder = factory.video_autoencoder(
+        encoders, family.geometry(run), device, dtype, frames_at_once=config.vae_frames_at_once
+    )
+    text_encoders = factory.text_encoders(encoders, family.texts(run), device, dtype)
+    return VideoSampler(config, run, groups, chunks, autoencoder, text_encoders, pair)
 
 
 def sample(

@@ -17,7 +17,7 @@ import vidtron
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.inference import weights
-from vidtron.inference.config import SamplingConfig
+from vidtron.inference.config import ENCODER_PATHS, SamplingConfig
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.sample import Video
 from vidtron.inference.video_io import write_frames, write_video
@@ -109,7 +109,7 @@ class VideoFiles:
             "negative_prompt": prompt.negative,
             **{name: getattr(run.data, name) for name in ("num_frames", "height", "width")},
             "image_latent_scale": run.objective.image_latent_scale,
-            **{name: _resolved(getattr(run.encoders, name)) for name in ("vae_path", "text_encoder_path")},
+            **{name: _resolved(getattr(run.encoders, name)) for name in ENCODER_PATHS},
         }
         placed = {**dataclasses.asdict(given), "reference": [str(path.resolve()) for path in given.reference]}
         values = {**flat, **resolved, **dataclasses.asdict(method), **placed}

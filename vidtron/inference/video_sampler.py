@@ -1,10 +1,10 @@
 """A model and its encoders: prompt -> latents -> frames.
 
-Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
+Shape letters: T C H W latent frames, channels, height, width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from vidtron.inference.prompts import Prompt
 from vidtron.inference.sampling import frame_edit, guidance_of, guided_channels, sample_latents
 from vidtron.inference.video_io import to_uint8
 from vidtron.models import registry
+from vidtron.models.inputs import Conditions, TextInput
+from vidtron.models.tensor_tree import map_tensors
 from vidtron.parallel import Groups, named_generator, sample_generator
 
 Progress = Callable[[list[int]], Any]
@@ -30,13 +32,11 @@ DEFAULT_FPS = 8.0
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What the network is told of one video."""
+class GuidedConditions:
+    """What the network is told of one video, and what without its text."""
 
-    text_BLE: Tensor
-    null_text_BLE: Tensor
-    image_latents: Tensor | None
-    """[B, T, C, H, W]."""
+    given: Conditions
+    null: Conditions
 
 
 class VideoSampler:
@@ -49,7 +49,7 @@ class VideoSampler:
         groups: Groups,
         chunks: Sequence[torch.nn.Module],
         autoencoder: VideoAutoencoder,
-        text_encoder: TextEncoder,
+        text_encoders: Sequence[TextEncoder],
         pair: ProcessGroup | None = None,
     ):
         """
@@ -59,7 +59,7 @@ class VideoSampler:
             groups: this run's process groups.
             chunks: this rank's bare chunks of the model; put into evaluation mode.
             autoencoder: decodes, and encodes images.
-            text_encoder: encodes prompts.
+            text_encoders: encode prompts.
             pair: two replicas that halve guidance between them (`pair_of`).
         """
         self.config, self.run, self.groups, self.pair = config, run, groups, pair
@@ -72,30 +72,44 @@ class VideoSampler:
             kept_timestep=schedule_of(run.objective).clean_timestep,
         )
         self.latent_shape = family.latent_shape(run)
-        self.image_conditioned = family.image_conditioned(run.network)
-        self.autoencoder, self.text_encoder = autoencoder, text_encoder
+        self.spec = family.inputs(run)
+        self.temporal_patch = family.temporal_patch(run.network)
+        self.autoencoder, self.text_encoders = autoencoder, text_encoders
         self.fps = run.data.fps or DEFAULT_FPS
 
-    def conditions(self, prompt: Prompt) -> Conditions:
+    def conditions(self, prompt: Prompt) -> GuidedConditions:
         """Encode text and image; each rank does so itself.
 
         Raises:
             OSError: the image cannot be read.
         """
-        device = self.groups.device
-        text_BLE = self.text_encoder.encode([prompt.text]).to(device)
-        if prompt.negative is not None:
-            null_text_BLE = self.text_encoder.encode([prompt.negative]).to(device)
-        elif self.run.objective.null_text == "empty-prompt":
-            null_text_BLE = self.text_encoder.encode([""]).to(device)
-        else:
-            null_text_BLE = torch.zeros_like(text_BLE)
-        return Conditions(text_BLE, null_text_BLE, self._image_latents(prompt) if self.image_conditioned else None)
+        run, device = self.run, self.groups.device
+        size = fps = None
+        if self.spec.size:
+            size = torch.tensor([run.data.size], dtype=torch.float32, device=device)
+            fps = torch.tensor([self.fps], dtype=torch.float32, device=device)
+        given = Conditions(
+            self._texts(prompt.text), self._image_latents(prompt) if self.spec.image_latents else None, size, fps
+        )
+        null = self._texts(prompt.negative or "")
+        if prompt.negative is None and run.objective.null_text == "zeros":
+            null = map_tensors(null, torch.zeros_like)
+        return GuidedConditions(given, replace(given, texts=null))
+
+    def _texts(self, text: str) -> tuple[TextInput, ...]:
+        """A text as the network takes it, a batch of one."""
+        encoded = (encoder.encode([text]).to(self.groups.device) for encoder in self.text_encoders)
+        return tuple(
+            TextInput(
+                one.states_BLE, one.mask_BL if spec.masked else None, one.pooled_BE if spec.pooled_width else None
+            )
+            for one, spec in zip(encoded, self.spec.texts, strict=True)
+        )
 
     def latents(
         self,
         prompt: Prompt,
-        conditions: Conditions,
+        conditions: GuidedConditions,
         progress: Progress = lambda steps: steps,
         *,
         clip: int = 0,
@@ -113,11 +127,10 @@ class VideoSampler:
         config, run, device = self.config, self.run, self.groups.device
         network = with_guidance(
             self.denoiser,
-            conditions.text_BLE,
-            conditions.null_text_BLE,
+            conditions.given,
+            conditions.null,
             guidance_of(config.method, config.guidance_scale, config.sampling_steps),
             guided_channels(config.method, run, self.latent_shape[1]),
-            conditions.image_latents,
             self.pair,
         )
 
@@ -148,7 +161,7 @@ class VideoSampler:
     def pixels(self, latents_TCHW: Tensor) -> Tensor:
         """Video [C, T, H, W], about [-1, 1]; latent frames that only padded the model's patches are dropped first."""
         data = self.run.data
-        frames = self.autoencoder.latent_shape(data.num_frames, data.height, data.width)[1]
+        frames = self.autoencoder.geometry.latent_frames(data.num_frames)
         unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
         return self.autoencoder.decode(unscaled.transpose(0, 1))
 

@@ -9,7 +9,7 @@ E text features.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from vidtron.data.decoding.loader import BadSample, Clip
+from vidtron.models.inputs import VIDEO, Conditions
+from vidtron.models.tensor_tree import tensors_in
 from vidtron.training.exchange import MadeSample, ReplicaExchange
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker
@@ -32,20 +34,17 @@ FrameMaskOf = Callable[[int, int], list[bool]]
 class MicroBatch:
     """What one forward pass sees; identical on all ranks of a replica."""
 
-    latents_BTCHW: Tensor
-    """Clean latents, float32."""
-    noise_BTCHW: Tensor
-    """Standard normal, float32."""
-    text_BLE: Tensor
-    """Text embeddings, float32."""
+    latents: Mapping[str, Tensor]
+    """Clean latents [B, T, C, H, W] by name, float32."""
+    noise: Mapping[str, Tensor]
+    """As large, standard normal, float32."""
+    conditions: Conditions
     timesteps_B: Tensor
     """Integers as float32."""
     positions: tuple[int, ...]
     """Positions of the samples in the plan."""
     slots: tuple[int, ...]
     """Places of the samples in the global batch."""
-    image_latents_BTCHW: Tensor | None = None
-    """Image-to-video: latents of the first frame, zeros after it."""
     frame_mask_BT: Tensor | None = None
     """On the CPU: False where a latent frame is given clean. None: none is."""
 
@@ -85,9 +84,9 @@ class StepBatch:
         stream = torch.cuda.current_stream()
         stream.wait_event(self.ready)
         for micro_batch in self.micro_batches:
-            for value in vars(micro_batch).values():
-                if isinstance(value, Tensor) and value.is_cuda:
-                    value.record_stream(stream)
+            for tensor in tensors_in(micro_batch):
+                if tensor.is_cuda:
+                    tensor.record_stream(stream)
 
 
 class BatchSource(Iterator[StepBatch]):
@@ -155,7 +154,7 @@ class BatchSource(Iterator[StepBatch]):
 
         positions = self.share.micro_batches(step)
         with self.maker.held():
-            made = self.exchange.share(self.share.owners(step), make, self.maker.shape_of(step.clip_size).numel())
+            made = self.exchange.share(self.share.owners(step), make, self.maker.packing_of(step.clip_size).numel)
         rows = {
             position - step.consumed: sample.row
             for position, sample in zip((p for group in positions for p in group), made, strict=True)
@@ -172,19 +171,22 @@ class BatchSource(Iterator[StepBatch]):
         return self.loader.wait_seconds, self.loader.decode_seconds, self.loader.read_seconds
 
     def _micro_batch(self, step: Step, samples: list[Tensor], positions: list[int]) -> MicroBatch:
-        shape = self.maker.shape_of(step.clip_size)
-        unpacked = [shape.unpack(flat) for flat in samples]
-        stacked = {name: torch.stack([sample[name] for sample in unpacked]) for name in unpacked[0]}
+        packing = self.maker.packing_of(step.clip_size)
+        latents, conditions = packing.batch(samples)
         return MicroBatch(
-            latents_BTCHW=stacked["latents"],
-            noise_BTCHW=stacked["noise"],
-            text_BLE=stacked["text"],
+            latents=latents,
+            noise={name: self._noise(name, tensor, positions) for name, tensor in latents.items()},
+            conditions=conditions,
             timesteps_B=self.timesteps(step, positions).to(self.maker.device),
             positions=tuple(positions),
             slots=tuple(position - step.consumed for position in positions),
-            image_latents_BTCHW=stacked.get("image_latents"),
-            frame_mask_BT=self._frame_masks(shape.latents_TCHW[0], positions),
+            frame_mask_BT=self._frame_masks(latents[VIDEO].shape[1], positions),
         )
+
+    def _noise(self, name: str, latents_BTCHW: Tensor, positions: list[int]) -> Tensor:
+        """Drawn by every rank for itself, which is less than to send it."""
+        noise = [self.maker.noise(name, latents_BTCHW.shape[1:], position) for position in positions]
+        return torch.stack(noise).to(latents_BTCHW.device)
 
     def _frame_masks(self, latent_frames: int, positions: list[int]) -> Tensor | None:
         if self.frame_masks is None:

@@ -131,9 +131,7 @@ def _check_prompts(config: RunConfig) -> Iterator[str]:
         SamplerConfig(), config, validation.validation_sampling_steps, family.latent_shape(config)[1]
     ):
         yield problem.replace("--sampling-steps", "--validation-sampling-steps")
-    yield from check_prompts(
-        prompts, image_conditioned=family.image_conditioned(config.network), flags=VALIDATION_FLAGS
-    )
+    yield from check_prompts(prompts, image_conditioned=family.inputs(config).image_latents, flags=VALIDATION_FLAGS)
     for image in sorted({prompt.image for prompt in prompts if prompt.image is not None}):
         if not image.is_file():
             yield f"{VALIDATION_FLAGS.images} {image}: no such file; accepted: a picture"

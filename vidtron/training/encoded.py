@@ -3,13 +3,16 @@
 Shape letters: C latent channels or colours, T latent frames, H, W rows and columns, L text tokens, E text features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vidtron.encoders.base import Posterior
+from vidtron.config.text import TextSpec
+from vidtron.encoders.base import EncodedText, Posterior
+from vidtron.models.tensor_tree import map_tensors
+from vidtron.training.packing import text_name
 
 
 @dataclass(frozen=True)
@@ -18,32 +21,35 @@ class EncodedClip:
 
     posterior: Posterior
     """Of the unscaled latents."""
-    text_LE: Tensor
-    """Embedding of the caption, fp32."""
+    texts: tuple[EncodedText, ...]
+    """The caption, as each text encoder sees it."""
     first_frame_CHW: Tensor | None
     """Image-to-video models: the first pixel frame, uint8. Its noise differs from use to use, so it is encoded each
     time."""
 
     def to(self, device: torch.device) -> "EncodedClip":
         """The same on a device."""
-        image = self.first_frame_CHW
-        return EncodedClip(
-            self.posterior.to(device), self.text_LE.to(device), None if image is None else image.to(device)
-        )
+        return map_tensors(self, lambda tensor: tensor.to(device))
 
 
-def to_tensors(clip: EncodedClip, empty_LE: Tensor) -> dict[str, Tensor]:
+def to_tensors(clip: EncodedClip, empty: Sequence[EncodedText], asked: Sequence[TextSpec]) -> dict[str, Tensor]:
     """What is stored of an encoded clip, on the CPU; `from_tensors` gives it back, bit by bit.
 
-    Moments and text are kept in bf16 where that loses nothing, as with encoders that compute in it. The text is cut
-    after its last row that differs from the empty caption's, `empty_LE`. That is after its words where padding has an
+    Moments and texts are kept in bf16 where that loses nothing, as with encoders that compute in it. A text is cut
+    after its last row that differs from the empty caption's, `empty`. That is after its words where padding has an
     embedding of its own, as of the built-in encoder. CogVideoX's T5 sees the padding without a mask: its rows depend
-    on the words before them, and all are kept.
+    on the words before them, and all are kept. Masks and pooled vectors are stored for models that take them, `asked`.
     """
-    text_LE = clip.text_LE.cpu()
-    differing = (text_LE.view(torch.int32) != empty_LE.view(torch.int32)).any(1).nonzero()
-    rows = int(differing[-1]) + 1 if len(differing) else 0
-    tensors = {"mean": _narrowed(clip.posterior.mean_CTHW), "text": _narrowed(text_LE[:rows])}
+    tensors = {"mean": _narrowed(clip.posterior.mean_CTHW)}
+    for number, (text, without, spec) in enumerate(zip(clip.texts, empty, asked, strict=True)):
+        states_LE = text.states_BLE.cpu()
+        differing = (states_LE.view(torch.int32) != without.states_BLE.view(torch.int32)).any(1).nonzero()
+        rows = int(differing[-1]) + 1 if len(differing) else 0
+        tensors[text_name(number)] = _narrowed(states_LE[:rows])
+        if spec.masked:
+            tensors[text_name(number, "mask")] = text.mask_BL.cpu()
+        if spec.pooled_width and text.pooled_BE is not None:
+            tensors[text_name(number, "pooled")] = _narrowed(text.pooled_BE)
     if clip.posterior.logvar_CTHW is not None:
         tensors["logvar"] = _narrowed(clip.posterior.logvar_CTHW)
     if clip.first_frame_CHW is not None:
@@ -51,13 +57,24 @@ def to_tensors(clip: EncodedClip, empty_LE: Tensor) -> dict[str, Tensor]:
     return tensors
 
 
-def from_tensors(tensors: Mapping[str, Tensor], empty_LE: Tensor) -> EncodedClip:
-    """The encoded clip that `to_tensors` has stored, on the CPU."""
-    text_LE = empty_LE.clone()
-    text_LE[: len(tensors["text"])] = tensors["text"]
+def from_tensors(tensors: Mapping[str, Tensor], empty: Sequence[EncodedText]) -> EncodedClip:
+    """The encoded clip that `to_tensors` has stored, on the CPU.
+
+    A mask that no model asked for is not there; the empty caption's stands for it.
+    """
     logvar = tensors.get("logvar")
     posterior = Posterior(tensors["mean"].float(), None if logvar is None else logvar.float())
-    return EncodedClip(posterior, text_LE, tensors.get("first_frame"))
+    texts = tuple(_text(tensors, number, without) for number, without in enumerate(empty))
+    return EncodedClip(posterior, texts, tensors.get("first_frame"))
+
+
+def _text(tensors: Mapping[str, Tensor], number: int, empty: EncodedText) -> EncodedText:
+    stored = tensors[text_name(number)]
+    states_LE = empty.states_BLE.clone()
+    states_LE[: len(stored)] = stored
+    mask_L = tensors.get(text_name(number, "mask"), empty.mask_BL)
+    pooled_E = tensors.get(text_name(number, "pooled"))
+    return EncodedText(states_LE, mask_L, None if pooled_E is None else pooled_E.float())
 
 
 def _narrowed(tensor: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidtron.training.batches import BatchSource, MicroBatch, StepBatch
+from vidtron.models.tensor_tree import map_tensors
+from vidtron.training.batches import BatchSource, StepBatch
 from vidtron.training.health import random_states, restore_random_states
 
 EVALUATION_SEED = 20240812
@@ -67,14 +68,7 @@ def read_batches(source: BatchSource) -> list[StepBatch]:
 
 def moved(batch: StepBatch, device: torch.device) -> StepBatch:
     """The batch with its tensors on a device."""
-
-    def move(micro_batch: MicroBatch) -> MicroBatch:
-        tensors = {field.name: getattr(micro_batch, field.name) for field in fields(micro_batch)}
-        return replace(
-            micro_batch, **{name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
-        )
-
-    return replace(batch, micro_batches=tuple(map(move, batch.micro_batches)))
+    return replace(batch, micro_batches=map_tensors(batch.micro_batches, lambda tensor: tensor.to(device)))
 
 
 def evaluate(batches: Sequence[StepBatch], forward: Callable[[StepBatch], Tensor], device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from vidtron.data.latents.store import LatentStore
 from vidtron.data.planning.plan import Plan, PlannedSample
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.encoders.factory import encoded_terms
+from vidtron.models.inputs import SampleSpec
 from vidtron.training.encoded import EncodedClip, from_tensors, to_tensors
 
 
@@ -22,7 +23,7 @@ def cache_terms(
     plan: Plan,
     dtype: torch.dtype,
     autoencoder: VideoAutoencoder,
-    text_encoder: TextEncoder,
+    text_encoders: Sequence[TextEncoder],
     *,
     image_conditioned: bool,
 ) -> dict[str, str]:
@@ -33,7 +34,7 @@ def cache_terms(
         window += f", --bucket-rule {data.bucket_rule}"
     sizes = sorted({tuple(bucket.size) for bucket in plan.buckets})
     return {
-        **encoded_terms(config.encoders, dtype, autoencoder, text_encoder),
+        **encoded_terms(config.encoders, dtype, autoencoder, text_encoders),
         "--data-path (the shards)": plan.index.fingerprint,
         "--num-frames, --height, --width or --bucket-config": ", ".join(f"{t} x {h} x {w}" for t, h, w in sizes),
         "--fps": "unset" if data.fps is None else f"{data.fps:g}",
@@ -54,9 +55,8 @@ class LatentCache:
         plan: Plan,
         dtype: torch.dtype,
         autoencoder: VideoAutoencoder,
-        text_encoder: TextEncoder,
-        *,
-        image_conditioned: bool,
+        text_encoders: Sequence[TextEncoder],
+        spec: SampleSpec,
     ) -> None:
         """
         Args:
@@ -65,19 +65,20 @@ class LatentCache:
             plan: of the training, with fixed windows.
             dtype: of the encoders.
             autoencoder: of the run.
-            text_encoder: of the run.
-            image_conditioned: first frames are kept.
+            text_encoders: of the run.
+            spec: of the model's samples.
 
         Raises:
             ConfigurationError: the folder cannot be used; with every reason.
         """
-        terms = cache_terms(config, plan, dtype, autoencoder, text_encoder, image_conditioned=image_conditioned)
+        terms = cache_terms(config, plan, dtype, autoencoder, text_encoders, image_conditioned=spec.image_latents)
         try:
             self.store = LatentStore(folder, terms, [bucket.size for bucket in plan.buckets])
         except LatentCacheError as error:
             raise ConfigurationError(error.errors) from error
         self._plan = plan
-        self._empty_LE = text_encoder.encode([""])[0].float().cpu()
+        self._texts = spec.texts
+        self._empty = tuple(encoder.encode([""])[0].to(torch.device("cpu")) for encoder in text_encoders)
 
     def lookup(self, sample: PlannedSample, frame_numbers: Sequence[int]) -> EncodedClip | None:
         """The sample as it was encoded before, on the CPU; None where it was not.
@@ -87,7 +88,7 @@ class LatentCache:
         """
         key = self._plan.index[sample.row].key
         tensors = self.store.get(sample.row, key, sample.bucket.size, frame_numbers)
-        return None if tensors is None else from_tensors(tensors, self._empty_LE)
+        return None if tensors is None else from_tensors(tensors, self._empty)
 
     def record(self, clip: Clip, encoded: EncodedClip) -> None:
         """Write what was encoded of a clip, unless it is there.
@@ -99,7 +100,7 @@ class LatentCache:
 
     def content(self, clip: Clip, encoded: EncodedClip) -> Content:
         """The entry of a clip."""
-        return Content(clip.key, clip.frame_numbers, to_tensors(encoded, self._empty_LE))
+        return Content(clip.key, clip.frame_numbers, to_tensors(encoded, self._empty, self._texts))
 
     def sync(self) -> None:
         """Return when all that was recorded is on the disk."""

@@ -7,56 +7,27 @@ Shape letters: T latent frames, C latent channels, H, W latent rows and columns,
 F pixel frames; a clip's pixels are frames_FCHW (uint8).
 """
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
+from vidtron.config.text import TextSpec
 from vidtron.data.decoding.loader import Clip
 from vidtron.diffusion.conditioning import noisy_image
 from vidtron.diffusion.loss import add_offset
-from vidtron.encoders.base import TextEncoder, VideoAutoencoder
+from vidtron.encoders.base import EncodedText, TextEncoder, VideoAutoencoder
 from vidtron.inference.image import condition_latents, drawn_latents
 from vidtron.inference.objective import image_latent_scale
 from vidtron.inference.video_io import pixels_CFHW
+from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel.randomness import sample_generator
 from vidtron.training.encoded import EncodedClip
-
-
-@dataclass(frozen=True)
-class SampleShape:
-    """Shapes of a sample's tensors; the same for all samples of a step."""
-
-    latents_TCHW: tuple[int, int, int, int]
-    text_LE: tuple[int, int]
-    image_conditioned: bool
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each tensor, in the order in which they are packed."""
-        named: dict[str, tuple[int, ...]] = {
-            "latents": self.latents_TCHW,
-            "noise": self.latents_TCHW,
-            "text": self.text_LE,
-        }
-        if self.image_conditioned:
-            named["image_latents"] = self.latents_TCHW
-        return named
-
-    def numel(self) -> int:
-        """Numbers in a packed sample."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
-
-    def unpack(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a packed sample [numel], by name."""
-        shapes = self.shapes()
-        parts = flat.split([math.prod(shape) for shape in shapes.values()])
-        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+from vidtron.training.packing import CLIP, IMAGE, Packing, latents_name, text_name
 
 
 def pad_latent_frames(latents_TCHW: Tensor, frames: int) -> Tensor:
@@ -71,6 +42,31 @@ def pad_latent_frames(latents_TCHW: Tensor, frames: int) -> Tensor:
     return torch.cat([latents_TCHW[:1].expand(missing, -1, -1, -1), latents_TCHW])
 
 
+def without_words(text: EncodedText) -> EncodedText:
+    """A caption of zeros that no network looks at."""
+    pooled = text.pooled_BE
+    return EncodedText(
+        torch.zeros_like(text.states_BLE),
+        torch.zeros_like(text.mask_BL),
+        None if pooled is None else torch.zeros_like(pooled),
+    )
+
+
+def fill_text(out: Mapping[str, Tensor], number: int, text: EncodedText, asked: TextSpec) -> None:
+    """Put one caption, as an encoder sees it, into the parts of a packed sample.
+
+    Raises:
+        ValueError: the model asks for a pooled vector that the encoder does not give.
+    """
+    out[text_name(number)].copy_(text.states_BLE)
+    if asked.masked:
+        out[text_name(number, "mask")].copy_(text.mask_BL)
+    if asked.pooled_width:
+        if text.pooled_BE is None or text.pooled_BE.shape[-1] != asked.pooled_width:
+            raise ValueError(f"the model takes a pooled vector of width {asked.pooled_width} with text {number + 1}")
+        out[text_name(number, "pooled")].copy_(text.pooled_BE)
+
+
 def bernoulli(probability: float, seed: int, position: int, stream: str) -> bool:
     """Whether an event of this probability happens to this sample."""
     return torch.rand((), generator=sample_generator(seed, position, stream), dtype=torch.float64).item() < probability
@@ -82,30 +78,33 @@ class SampleMaker:
     def __init__(
         self,
         config: RunConfig,
-        shape_of: Callable[[ClipSize], SampleShape],
+        spec_of: Callable[[ClipSize], SampleSpec],
         autoencoder: VideoAutoencoder,
-        text_encoder: TextEncoder,
+        text_encoders: Sequence[TextEncoder],
         device: torch.device,
         *,
         seed: int,
         dropout: bool = True,
         record: Callable[[Clip, EncodedClip], None] | None = None,
+        fps_of: Callable[[Clip], float] = lambda clip: 0.0,
     ) -> None:
         """
         Args:
             config: the run.
-            shape_of: what the model expects of clips of a size.
+            spec_of: what the model's samples of clips of a size consist of.
             autoencoder: encodes video; its latents are multiplied by the configured scale factor.
-            text_encoder: encodes captions.
+            text_encoders: encode captions, one for each of the model's texts.
             device: where the tensors are made.
             seed: seed of every draw.
             dropout: drop text and image conditions with the configured probabilities; off for evaluation.
             record: takes every clip that had to be encoded, for a cache.
+            fps_of: frames a second of a clip, for models that are told.
         """
         self.record = record
-        self.shape_of = shape_of
+        self.packing_of = cache(lambda size: Packing(spec_of(size)))
         self.autoencoder = autoencoder
-        self.text_encoder = text_encoder
+        self.text_encoders = text_encoders
+        self.fps_of = fps_of
         self.device = device
         self.seed = seed
         self.objective = config.objective
@@ -121,25 +120,29 @@ class SampleMaker:
         Raises:
             ValueError: the clip, named by its key, does not give the shapes that the model expects.
         """
-        shape = self.shape_of(clip.size)
-        flat = torch.empty(shape.numel(), device=self.device)
-        out = shape.unpack(flat)
+        packing = self.packing_of(clip.size)
+        spec = packing.spec
+        flat = torch.empty(packing.numel, device=self.device)
+        out = packing.unpack(flat)
         position = clip.position
         dropped = bernoulli(self.text_dropout, self.seed, position, "caption_dropout")
-        encoded = self._encoded(clip, shape, text_dropped=dropped)
+        encoded = self._encoded(clip, text_dropped=dropped)
         posterior = sample_generator(self.seed, position, "posterior")
         latents_TCHW = drawn_latents(encoded.posterior, posterior, self.scale)
         try:
-            out["latents"].copy_(pad_latent_frames(latents_TCHW, shape.latents_TCHW[0]))
+            out[latents_name(VIDEO)].copy_(pad_latent_frames(latents_TCHW, spec.video_TCHW[0]))
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"sample {clip.key}: latents {tuple(latents_TCHW.shape)} of a clip of {clip.size} do not fill the "
-                f"model's {shape.latents_TCHW}"
+                f"model's {spec.video_TCHW}"
             ) from error
-        out["noise"].copy_(self._noise(shape.latents_TCHW, position))
-        out["text"].copy_(self._null_text(shape) if dropped else encoded.text_LE)
-        if shape.image_conditioned:
-            out["image_latents"].zero_()
+        texts = self._null_texts if dropped else encoded.texts
+        for number, (text, asked) in enumerate(zip(texts, spec.texts, strict=True)):
+            fill_text(out, number, text, asked)
+        if spec.size:
+            out[CLIP].copy_(torch.tensor([*clip.size, self.fps_of(clip)]))
+        if spec.image_latents:
+            out[IMAGE].zero_()
             if not bernoulli(self.image_dropout, self.seed, position, "image_dropout"):
                 assert encoded.first_frame_CHW is not None
                 condition_TCHW = condition_latents(
@@ -147,55 +150,62 @@ class SampleMaker:
                     self._image(pixels_CFHW(encoded.first_frame_CHW[None]), position),
                     posterior,
                     self.image_scale,
-                    shape.latents_TCHW[0],
+                    spec.video_TCHW[0],
                     all_frames=self.objective.image_latent_frames == "all",
                 )
-                out["image_latents"].copy_(condition_TCHW)
+                out[IMAGE].copy_(condition_TCHW)
         return flat
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """The encoders' weights stay on the device while this is open, for many samples."""
-        with self.autoencoder.held(), self.text_encoder.held():
+        with ExitStack() as held:
+            held.enter_context(self.autoencoder.held())
+            for encoder in self.text_encoders:
+                held.enter_context(encoder.held())
             yield
 
     @torch.no_grad()
     def encode(self, clip: Clip) -> EncodedClip:
         """What the encoders say of a decoded clip, on the device."""
-        return self._encode(clip, self.shape_of(clip.size), self.text_encoder.encode([clip.caption])[0])
+        return self._encode(clip, self._texts(clip.caption))
 
-    def _encode(self, clip: Clip, shape: SampleShape, text_LE: Tensor) -> EncodedClip:
+    def _texts(self, caption: str) -> tuple[EncodedText, ...]:
+        return tuple(encoder.encode([caption])[0] for encoder in self.text_encoders)
+
+    def _encode(self, clip: Clip, texts: tuple[EncodedText, ...]) -> EncodedClip:
         assert clip.frames_TCHW is not None
         frames_FCHW = clip.frames_TCHW.to(self.device, non_blocking=True)
         posterior = self.autoencoder.encode(pixels_CFHW(frames_FCHW))
-        return EncodedClip(posterior, text_LE, frames_FCHW[0] if shape.image_conditioned else None)
+        image_conditioned = self.packing_of(clip.size).spec.image_latents
+        return EncodedClip(posterior, texts, frames_FCHW[0] if image_conditioned else None)
 
-    def _encoded(self, clip: Clip, shape: SampleShape, *, text_dropped: bool) -> EncodedClip:
+    def _encoded(self, clip: Clip, *, text_dropped: bool) -> EncodedClip:
         """From the cache, or encoded, and then recorded with its own caption."""
         if clip.cached is not None:
             return clip.cached.to(self.device)
         if self.record is None and text_dropped:
-            return self._encode(clip, shape, self._null_text(shape))
+            return self._encode(clip, self._null_texts)
         encoded = self.encode(clip)
         if self.record is not None:
             self.record(clip, encoded)
         return encoded
 
-    def _null_text(self, shape: SampleShape) -> Tensor:
-        """What stands in the place of a dropped caption's embedding."""
-        if self.objective.null_text == "zeros":
-            return torch.zeros(shape.text_LE, device=self.device)
-        return self._empty_text_LE
-
     @cached_property
-    def _empty_text_LE(self) -> Tensor:
-        return self.text_encoder.encode([""])[0]
+    def _null_texts(self) -> tuple[EncodedText, ...]:
+        """What stands in the place of a dropped caption."""
+        empty = self._texts("")
+        if self.objective.null_text == "zeros":
+            return tuple(map(without_words, empty))
+        return empty
 
-    def _noise(self, shape: tuple[int, ...], position: int) -> Tensor:
-        noise = torch.randn(shape, generator=sample_generator(self.seed, position, "noise"))
+    def noise(self, name: str, shape: Sequence[int], position: int) -> Tensor:
+        """Of a sample's latents of that name: a tensor of that shape on the CPU, the same whoever draws it."""
+        kind = "" if name == VIDEO else f".{name}"
+        noise = torch.randn(tuple(shape), generator=sample_generator(self.seed, position, f"noise{kind}"))
         if self.objective.offset_noise == 0:
             return noise
-        offset = torch.randn((), generator=sample_generator(self.seed, position, "offset_noise"))
+        offset = torch.randn((), generator=sample_generator(self.seed, position, f"offset_noise{kind}"))
         return add_offset(noise, offset, self.objective.offset_noise)
 
     def _image(self, image: Tensor, position: int) -> Tensor:

@@ -7,17 +7,16 @@ from functools import partial
 
 from torch import Tensor
 
-from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.data.decoding.decode import ClipDecoder
-from vidtron.data.decoding.loader import ClipLoader
+from vidtron.data.decoding.loader import Clip, ClipLoader
 from vidtron.data.planning.blend import split_weights
 from vidtron.data.planning.plan import Plan
 from vidtron.data.planning.report import report_warnings
 from vidtron.data.shards.index import ShardIndex
 from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.diffusion.schedule import Schedule
-from vidtron.encoders.factory import encoder_dtype, text_encoder, video_autoencoder
+from vidtron.encoders.factory import encoder_dtype, text_encoders, text_fingerprints, video_autoencoder
 from vidtron.inference.objective import rank_groups_of, timesteps_of
 from vidtron.models.registry import Family
 from vidtron.parallel import Groups, virtual_pipeline_size
@@ -30,7 +29,7 @@ from vidtron.training.exchange import ReplicaExchange
 from vidtron.training.frame_masks import FrameMasks
 from vidtron.training.latent_cache import LatentCache
 from vidtron.training.positions import Share
-from vidtron.training.samples import SampleMaker, SampleShape
+from vidtron.training.samples import SampleMaker
 from vidtron.training.steps import Step, step_at, walk
 from vidtron.training.timestep_draws import TimestepDraws
 
@@ -78,10 +77,8 @@ class DataRoom:
         )
         self.decoder = ClipDecoder.from_config(config.data, groups.device)
         dtype = encoder_dtype(config, groups.device)
-        self.autoencoder = video_autoencoder(config.encoders, groups.device, dtype)
-        self.text_encoder = text_encoder(
-            config.encoders, network.text_length, network.text_width, groups.device, dtype
-        )
+        self.autoencoder = video_autoencoder(config.encoders, family.geometry(config), groups.device, dtype)
+        self.text_encoders = text_encoders(config.encoders, family.texts(config), groups.device, dtype)
         self.cache: LatentCache | None = None
         if config.encoders.latent_cache is not None:
             self.cache = LatentCache(
@@ -90,8 +87,8 @@ class DataRoom:
                 self.plan,
                 dtype,
                 self.autoencoder,
-                self.text_encoder,
-                image_conditioned=family.image_conditioned(network),
+                self.text_encoders,
+                family.inputs(config),
             )
 
     def state(self) -> dict[str, str]:
@@ -99,7 +96,7 @@ class DataRoom:
         return {
             "--data-path": self.plan.fingerprint(),
             "--vae-path": self.autoencoder.fingerprint(),
-            "--text-encoder-path": self.text_encoder.fingerprint(),
+            **text_fingerprints(self.text_encoders),
         }
 
     def describe(self, say: Callable[[str], None]) -> None:
@@ -196,26 +193,23 @@ class DataRoom:
         places = even_timesteps(positions, self.evaluation_samples, EVALUATION_PLACES)
         return self.schedule.timestep((places.double() + 0.5) / EVALUATION_PLACES).float()
 
-    def shape_of(self, size: ClipSize) -> SampleShape:
-        """Shapes of the tensors of a sample that is made of a clip of a size."""
-        network = self.config.network
-        return SampleShape(
-            latents_TCHW=self.family.latent_shape(self.config, size),
-            text_LE=(network.text_length, network.text_width),
-            image_conditioned=self.family.image_conditioned(network),
-        )
+    def _fps_of(self, plan: Plan, clip: Clip) -> float:
+        data = self.config.data
+        return data.fps or plan.index[clip.row].clip.fps / data.frame_interval
 
     def maker(self, seed: int, *, training: bool) -> SampleMaker:
         """Makes samples of clips; those of the training may be dropped their captions, and go through the cache."""
+        plan = self.plan if training or self.valid_plan is None else self.valid_plan
         return SampleMaker(
             self.config,
-            functools.cache(self.shape_of),
+            partial(self.family.inputs, self.config),
             self.autoencoder,
-            self.text_encoder,
+            self.text_encoders,
             self.groups.device,
             seed=seed,
             dropout=training,
             record=self.cache.record if training and self.cache is not None else None,
+            fps_of=partial(self._fps_of, plan),
         )
 
     def _source(

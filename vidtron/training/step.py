@@ -3,7 +3,7 @@
 Shape letters: B micro-batch, T latent frames, C latent channels, H, W latent rows and columns.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vidtron.diffusion.objective import Objective
 from vidtron.diffusion.schedule import Schedule
+from vidtron.models.inputs import VIDEO, ModelInput
 from vidtron.training.batches import MicroBatch
 
 Losses = dict[str, Any]
@@ -22,7 +23,7 @@ def broadcast_mask(batch: MicroBatch) -> Tensor | None:
     """The frame mask as it broadcasts against the latents, on their device: [B, T, 1, 1, 1]."""
     if batch.frame_mask_BT is None:
         return None
-    return batch.frame_mask_BT[:, :, None, None, None].to(batch.latents_BTCHW.device, non_blocking=True)
+    return batch.frame_mask_BT[:, :, None, None, None].to(batch.latents[VIDEO].device, non_blocking=True)
 
 
 class ForwardStep:
@@ -50,25 +51,38 @@ class ForwardStep:
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Losses]]]:
         """Output of the chunk and the function that makes a loss of it (called on the last stage only)."""
         batch = next(micro_batches)
-        mask_BT111 = broadcast_mask(batch)
-        noisy_BTCHW = self.objective.noisy(batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B, mask_BT111)
-        noisy_BTCHW = self.objective.network_input(noisy_BTCHW, batch.timesteps_B, mask_BT111)
-        image = batch.image_latents_BTCHW
-        # By keyword: Float16Module casts every positional input to bf16, which has no room for timesteps above 256.
-        output = chunk(
-            noisy_BTCHW=noisy_BTCHW.to(self.compute_dtype),
-            timesteps_B=batch.timesteps_B,
-            text_BLE=batch.text_BLE.to(self.compute_dtype),
-            image_latents=None if image is None else image.to(self.compute_dtype),
-            positions=list(batch.positions),
-            frame_mask_BT=batch.frame_mask_BT,
-            kept_timestep=self.schedule.clean_timestep,
-        )
+        output = chunk(inputs=self.model_input(batch))
         return output, partial(self.micro_batch_loss, batch)
 
-    def micro_batch_loss(self, batch: MicroBatch, output_BTCHW: Tensor) -> tuple[Tensor, Losses]:
-        """Mean loss of the micro-batch (mcore's 2-tuple form) and the loss of each sample."""
-        losses_B = self.objective.losses(
-            output_BTCHW, batch.latents_BTCHW, batch.noise_BTCHW, batch.timesteps_B, broadcast_mask(batch)
+    def model_input(self, batch: MicroBatch) -> ModelInput:
+        """What the network receives of a micro-batch."""
+        mask_BT111 = broadcast_mask(batch)
+
+        def noisy(name: str) -> Tensor:
+            noisy_BTCHW = self.objective.noisy(batch.latents[name], batch.noise[name], batch.timesteps_B, mask_BT111)
+            return self.objective.network_input(noisy_BTCHW, batch.timesteps_B, mask_BT111).to(self.compute_dtype)
+
+        return ModelInput(
+            noisy={name: noisy(name) for name in batch.latents},
+            timesteps=batch.timesteps_B,
+            conditions=batch.conditions.in_type(self.compute_dtype),
+            frame_mask_BT=batch.frame_mask_BT,
+            kept_timestep=self.schedule.clean_timestep,
+            positions=batch.positions,
         )
+
+    def micro_batch_loss(self, batch: MicroBatch, output: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Losses]:
+        """Mean loss of the micro-batch (mcore's 2-tuple form) and the loss of each sample, summed over its latents.
+
+        Args:
+            batch: what the network saw.
+            output: its output for each kind of latents, or for the video alone.
+        """
+        outputs = output if isinstance(output, Mapping) else {VIDEO: output}
+        mask_BT111 = broadcast_mask(batch)
+        losses = [
+            self.objective.losses(outputs[name], batch.latents[name], batch.noise[name], batch.timesteps_B, mask_BT111)
+            for name in batch.latents
+        ]
+        losses_B = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
         return losses_B.mean(), {"losses_B": losses_B.detach(), "slots": batch.slots}

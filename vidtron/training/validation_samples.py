@@ -71,7 +71,7 @@ class ValidationSamples:
             sampling_steps=validation.validation_sampling_steps,
             guidance_scale=validation.validation_guidance_scale,
         )
-        encoders = self.data.autoencoder, self.data.text_encoder
+        encoders = self.data.autoencoder, self.data.text_encoders
         sampler = VideoSampler(sampling, self.config, groups, self.modules, *encoders)
         files = [f"{SAMPLES}/{folder_name(iteration)}/{number:04d}.mp4" for number in range(len(self.prompts))]
         own = range(groups.dp_rank, len(self.prompts), groups.dp_size)

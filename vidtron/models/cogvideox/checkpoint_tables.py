@@ -14,12 +14,9 @@ from vidtron.models.cogvideox.checkpoint_names import (
     UNUSED_POSITIONS,
     UNUSED_POSITIONS_ROWS,
 )
-from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.cogvideox.config import TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.layers.embeddings import sincos_3d
 from vidtron.models.layers.rotary import angles_3d
-
-TEMPORAL_RATIO = 4
-"""Frames of the video per latent frame after the first."""
 
 Grid = tuple[int, int, int]
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 from vidtron.models.preset import Preset
 
+TEMPORAL_RATIO, SPATIAL_RATIO = 4, 8
+"""Frames and pixels of the video per latent frame and latent pixel."""
 VIDEO, TEXT = 0, 1
 """Kinds of tokens, in the order of a layer's modulation vectors on disk."""
 

@@ -6,27 +6,22 @@ from dataclasses import dataclass
 from megatron.core.transformer.module import MegatronModule
 
 from vidtron.config.data import ClipSize
+from vidtron.config.geometry import LatentGeometry, causal_geometry
 from vidtron.config.run import RunConfig
+from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.models import freezing
 from vidtron.models.cogvideox import lora_names
 from vidtron.models.cogvideox.checkpoint_names import sat_rows
-from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
+from vidtron.models.cogvideox.config import PRESETS, SPATIAL_RATIO, TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
+from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
 from vidtron.models.preset import Preset
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_length, sequence_multiple
-
-TEMPORAL_RATIO, SPATIAL_RATIO = 4, 8
-"""Frames and pixels of the video per latent frame and latent pixel."""
-
-
-def latent_frames(num_frames: int) -> int:
-    """Latent frames of a clip of `num_frames`, before the model's padding."""
-    return (num_frames - 1) // TEMPORAL_RATIO + 1
 
 
 @dataclass(frozen=True)
@@ -73,15 +68,28 @@ class CogVideoXFamily:
             vp_stage=vp_stage,
         )
 
-    def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
-        """(frames, channels, height, width) of the latents the network sees, frames padded to whole patches.
+    def geometry(self, run: RunConfig) -> LatentGeometry:
+        """How the latents lie over the video."""
+        return causal_geometry(run.network.out_channels, TEMPORAL_RATIO, SPATIAL_RATIO)
 
-        Here and below, `size` is that of the clip; None: the run's one size.
-        """
+    def texts(self, run: RunConfig) -> tuple[TextSpec, ...]:
+        """What the network takes of a caption."""
+        return (TextSpec(run.network.text_length, run.network.text_width),)
+
+    def inputs(self, run: RunConfig, size: ClipSize | None = None) -> SampleSpec:
+        """What a sample consists of. Here and below, `size` is that of the clip; None: the run's one size."""
         network: CogVideoXConfig = run.network
-        num_frames, height, width = size or run.data.size
-        frames = padded_length(latent_frames(num_frames), network.patch_size_t)
-        return frames, network.out_channels, height // SPATIAL_RATIO, width // SPATIAL_RATIO
+        return SampleSpec(
+            latents={VIDEO: self.latent_shape(run, size)},
+            texts=self.texts(run),
+            image_latents=network.image_conditioned,
+        )
+
+    def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
+        """(frames, channels, height, width) of the latents the network sees, frames padded to whole patches."""
+        network: CogVideoXConfig = run.network
+        channels, frames, height, width = self.geometry(run).latent_shape(*(size or run.data.size))
+        return padded_length(frames, network.patch_size_t), channels, height, width
 
     def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
         """Text and video tokens of one sample, without padding."""
@@ -114,12 +122,7 @@ class CogVideoXFamily:
 
     def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
         """`num_frames` alone where the network takes so many, else the nearest accepted numbers below and above."""
-        below = max(num_frames - 1, 0) // TEMPORAL_RATIO * TEMPORAL_RATIO + 1
-        return (num_frames,) if below == num_frames else (below, below + TEMPORAL_RATIO)
-
-    def image_conditioned(self, network: CogVideoXConfig) -> bool:
-        """Whether training needs an image condition."""
-        return network.image_conditioned
+        return self.geometry(run).nearest_frames(num_frames)
 
     def temporal_patch(self, network: CogVideoXConfig) -> int:
         """Latent frames of one token."""
@@ -159,7 +162,7 @@ class CogVideoXFamily:
             for flag, value in (("height", run.data.height), ("width", run.data.width))
             if value < pixels or value % pixels
         ]
-        if errors or run.data.num_frames % TEMPORAL_RATIO != 1:  # the encoders' room names wrong frames
+        if errors or not self.geometry(run).takes(run.data.num_frames):  # the encoders' room names them
             return errors
         return self.size_errors(run, run.data.size)
 
@@ -178,7 +181,7 @@ class CogVideoXFamily:
                     f"{told}: {t} x {h} x {w} tokens, and the network has learned a position for each token of one "
                     f"size (--learned-position-grid {' '.join(map(str, learned))}); accepted: --height "
                     f"{learned[1] * pixels} --width {learned[2] * pixels} and at most --num-frames "
-                    f"{(learned[0] * network.patch_size_t - 1) * TEMPORAL_RATIO + 1}"
+                    f"{self.geometry(run).frames_of(learned[0] * network.patch_size_t)}"
                 )
         if run.parallel.cp_comm_type in ("p2p", "a2a+p2p") and run.parallel.context_parallel_size > 1:
             tokens, halves = self.tokens_per_sample(run, size), 2 * run.parallel.context_parallel_size

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from vidtron.models.cogvideox.checkpoint_names import FREQS, POS_EMBEDDING, UNUSED_POSITIONS
 from vidtron.models.cogvideox.checkpoint_tables import (
-    TEMPORAL_RATIO,
     Grid,
     SampleSize,
     grid_of_freqs,
     grid_of_sincos,
     sincos_table,
 )
-from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
+from vidtron.models.cogvideox.config import PRESETS, TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.layers.checkpoint_rules import Shape
 
 SAT_FINAL_NORM_EPS, DIFFUSERS_FINAL_NORM_EPS = 1e-6, 1e-5

@@ -5,7 +5,6 @@ Shape letters: B micro-batch, T C H W latent frames, channels, height, width, L 
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedStateDict, ShardedTensor
@@ -22,6 +21,7 @@ from vidtron.models.cogvideox import lora_names
 from vidtron.models.cogvideox.config import TEXT, VIDEO, CogVideoXConfig
 from vidtron.models.cogvideox.embeddings import TokenEmbedding, unpatchify
 from vidtron.models.cogvideox.layers import FinalLayer
+from vidtron.models.inputs import ModelInput
 from vidtron.models.layers import initialization as init
 from vidtron.models.layers import lora
 from vidtron.models.layers.block import ConditionedTransformerBlock
@@ -112,28 +112,11 @@ class CogVideoX(MegatronModule):
         layers = get_num_layers_to_build(self.config, self.vp_stage, self.groups.pp.rank())
         return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm_class(backend))
 
-    def forward(
-        self,
-        noisy_BTCHW: Tensor,
-        timesteps_B: Tensor,
-        text_BLE: Tensor,
-        image_latents: Tensor | None = None,
-        positions: Sequence[int] | None = None,
-        frame_mask_BT: Tensor | None = None,
-        kept_timestep: float = 0.0,
-    ) -> Tensor:
+    def forward(self, inputs: ModelInput) -> Tensor:
         """Run this chunk.
 
         Args:
-            noisy_BTCHW: noisy latents.
-            timesteps_B: training timesteps, integers or fp32.
-            text_BLE: text embeddings.
-            image_latents: like `noisy_BTCHW`, for the image-to-video networks.
-            positions: of the samples since step 0; training with dropout needs them.
-            frame_mask_BT: False where a latent frame is given clean; such frames are modulated by `kept_timestep`,
-                and what the network says of them means nothing. None: no frame is. Read on the host: a mask on a GPU
-                would be waited for.
-            kept_timestep: the timestep at which given frames are shown, the schedule's cleanest.
+            inputs: of one micro-batch; image latents for the image-to-video networks.
 
         Returns:
             On the last chunk the velocity, fp32 [B, T, C, H, W], the same on all ranks of the TP and CP groups; else
@@ -143,26 +126,28 @@ class CogVideoX(MegatronModule):
             ValueError: the frame mask does not fit the latents, or an image-to-video network has no image.
         """
         network = self.network
+        noisy_BTCHW, conditions = inputs.noisy_BTCHW, inputs.conditions
+        timesteps_B, text_BLE = inputs.timesteps, conditions.texts[0].states_BLE
         shape = (noisy_BTCHW.shape[1], network.out_channels, *noisy_BTCHW.shape[3:])
         grid = network.grid(shape[0], *shape[2:])
         text_length = text_BLE.shape[1]
         split = self._split(text_length + math.prod(grid))
-        times = FrameTimes.of(frame_mask_BT, len(timesteps_B), grid[0], network.patch_size_t)
-        embedding_TBE = self._time_embeddings(timesteps_B, times, kept_timestep)
+        times = FrameTimes.of(inputs.frame_mask_BT, len(timesteps_B), grid[0], network.patch_size_t)
+        embedding_TBE = self._time_embeddings(timesteps_B, times, inputs.kept_timestep)
         hidden_SBD = None
         if self.pre_process:
             latents = noisy_BTCHW
             if network.image_conditioned:
-                if image_latents is None:
-                    raise ValueError("an image-to-video network needs image_latents")
-                latents = torch.cat((noisy_BTCHW, image_latents), dim=2)
+                if conditions.image_latents_BTCHW is None:
+                    raise ValueError("an image-to-video network needs image latents")
+                latents = torch.cat((noisy_BTCHW, conditions.image_latents_BTCHW), dim=2)
             hidden_SBD = self.embedding(latents, text_BLE, split)
         conditioning = Conditioning(
             embedding_TBE,
             times.segments(split, text=(text_length, TEXT), video=VIDEO),
             split.tokens,
             self._rotary(split, text_length, grid),
-            None if positions is None else Samples(tuple(positions), split),
+            None if inputs.positions is None else Samples(inputs.positions, split),
         )
         hidden_SBD = self.decoder(hidden_SBD, conditioning)
         if not self.post_process:

@@ -4,12 +4,13 @@ Shape letters: T time embeddings, B micro-batch, E width of the time embedding, 
 context, D hidden width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
+from vidtron.models.tensor_tree import map_tensors, tensors_in
 from vidtron.parallel.tokens import TokenSplit
 
 
@@ -84,32 +85,11 @@ class Conditioning:
 
     def carried(self) -> tuple[Tensor, ...]:
         """The tensors that carry gradients, in a fixed order."""
-        return tuple(tensor for tensor in _tensors(self) if tensor.requires_grad)
+        return tuple(tensor for tensor in tensors_in(self) if tensor.requires_grad)
 
     def with_carried(self, tensors: Sequence[Tensor]) -> Self:
         """The same with others in the place of `carried` (recomputation runs on detached inputs)."""
         remaining = iter(tensors)
-        changed = _with_tensors(self, lambda old: next(remaining) if old.requires_grad else old)
+        changed = map_tensors(self, lambda old: next(remaining) if old.requires_grad else old)
         assert next(remaining, None) is None
         return changed
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _tensors(part)
-
-
-def _with_tensors(value: Any, of: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return of(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _with_tensors(getattr(value, f.name), of) for f in fields(value)})
-    if isinstance(value, tuple):
-        return tuple(_with_tensors(part, of) for part in value)
-    return value
