@@ -3,7 +3,7 @@
 from megatron.core.transformer.module import MegatronModule
 
 from vidtron.config.run import RunConfig
-from vidtron.models.registry import Family
+from vidtron.models.family import Family
 from vidtron.parallel import Groups, virtual_pipeline_size
 
 

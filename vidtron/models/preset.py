@@ -14,6 +14,5 @@ class Preset:
     """
 
     name: str
-    family: str
     network: Any
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,63 +1,107 @@
 """Names of models -> presets, and families -> what builds them.
 
-Presets are light, so that the command line can read them; a family is imported when it is asked for.
+A family is a package (or module) with `PRESETS`, which are light, so that the command line can read them, and the path
+of its `Family`, which is imported when it is asked for. vidtron's own stand in one table; those of other packages come
+by the entry-point group `vidtron.families`, and those of a module that is not installed by `--plugin MODULE`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import importlib
+import importlib.metadata
+from collections.abc import Iterable
+from functools import cache
+from typing import cast
 
-from vidtron.models.cogvideox.config import PRESETS as COGVIDEOX_PRESETS
+from vidtron.config.errors import ConfigurationError
+from vidtron.models.family import Family
 from vidtron.models.preset import Preset
+from vidtron.models.registration import Registration
 
-if TYPE_CHECKING:
-    from megatron.core.transformer.module import MegatronModule
-
-    from vidtron.config.data import ClipSize
-    from vidtron.config.geometry import LatentGeometry
-    from vidtron.config.run import RunConfig
-    from vidtron.config.text import TextSpec
-    from vidtron.config.world import World
-    from vidtron.models.inputs import SampleSpec
-    from vidtron.parallel import Groups
-
-_PRESETS: dict[str, Preset] = {**COGVIDEOX_PRESETS}
+OWN = ("vidtron.models.cogvideox",)
+"""vidtron's families. Each module has a `REGISTRATION`."""
+GROUP = "vidtron.families"
+"""Entry points of other packages: NAME = "module:REGISTRATION"."""
+ATTRIBUTE = "REGISTRATION"
 
 
-class Family(Protocol):
-    """What the trainer asks of a kind of model."""
+class Registry:
+    """The known families."""
 
-    @property
-    def name(self) -> str: ...
+    def __init__(self) -> None:
+        self._of_preset: dict[str, Registration] = {}
+        self._sources: dict[str, str] = {}
 
-    def build(
-        self,
-        run: RunConfig,
-        groups: Groups,
-        *,
-        pre_process: bool = True,
-        post_process: bool = True,
-        vp_stage: int | None = None,
-    ) -> MegatronModule: ...
+    def add(self, registration: Registration, source: str) -> None:
+        """Make a family's presets known; again is no error.
 
-    def parameter_names(self, run: RunConfig) -> list[str]: ...
-    def check(self, run: RunConfig, world: World) -> list[str]: ...
-    def geometry(self, run: RunConfig) -> LatentGeometry: ...
-    def texts(self, run: RunConfig) -> tuple[TextSpec, ...]: ...
-    def inputs(self, run: RunConfig, size: ClipSize | None = None) -> SampleSpec: ...
-    def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]: ...
-    def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int: ...
-    def sequence_length(self, run: RunConfig, size: ClipSize | None = None) -> int: ...
-    def flops_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> float: ...
-    def rounded_size(self, run: RunConfig, height: int, width: int) -> tuple[int, int]: ...
-    def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]: ...
-    def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]: ...
-    def temporal_patch(self, network: Any) -> int: ...
+        Args:
+            registration: of the family.
+            source: where it comes from, for messages.
+
+        Raises:
+            ConfigurationError: another family has a preset of the same name.
+        """
+        for name, preset in registration.presets.items():
+            known = self._of_preset.get(name)
+            if known is not None and known.presets[name] != preset:
+                raise ConfigurationError(
+                    [f"{source}: its preset {name} is also one of {self._sources[name]}; accepted: another name"]
+                )
+            self._of_preset[name], self._sources[name] = registration, source
+
+    def names(self) -> tuple[str, ...]:
+        """Of all presets."""
+        return tuple(self._of_preset)
+
+    def registration(self, preset_name: str) -> Registration:
+        """Of the family that has the preset. Raises ValueError: there is none."""
+        if preset_name not in self._of_preset:
+            raise ValueError(f"--model {preset_name}: accepted: {', '.join(self._of_preset)}")
+        return self._of_preset[preset_name]
+
+
+@cache
+def _registry() -> Registry:
+    """vidtron's own families and those of installed packages."""
+    registry = Registry()
+    for module in OWN:
+        registry.add(getattr(importlib.import_module(module), ATTRIBUTE), module)
+    for point in importlib.metadata.entry_points(group=GROUP):
+        registry.add(_checked(point.load(), point.value), f"the entry point {point.name} = {point.value}")
+    return registry
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Make the families of modules known that are not installed (`--plugin`).
+
+    Args:
+        modules: importable names.
+
+    Raises:
+        ConfigurationError: one cannot be imported or has no `REGISTRATION`.
+    """
+    for module in modules:
+        try:
+            found = getattr(importlib.import_module(module), ATTRIBUTE, None)
+        except ImportError as error:
+            raise ConfigurationError(
+                [f"--plugin {module}: cannot be imported ({error}); accepted: a module in PYTHONPATH"]
+            ) from error
+        _registry().add(_checked(found, f"--plugin {module}"), f"--plugin {module}")
+
+
+def _checked(found: object, source: str) -> Registration:
+    if not isinstance(found, Registration):
+        raise ConfigurationError(
+            [f"{source}: no {ATTRIBUTE}; accepted: a module with {ATTRIBUTE} = Registration(presets, family)"]
+        )
+    return found
 
 
 def preset_names() -> tuple[str, ...]:
     """All names that `--model` takes."""
-    return tuple(_PRESETS)
+    return _registry().names()
 
 
 def preset(name: str) -> Preset:
@@ -66,17 +110,14 @@ def preset(name: str) -> Preset:
     Raises:
         ValueError: there is none.
     """
-    if name not in _PRESETS:
-        raise ValueError(f"--model {name}: accepted: {', '.join(_PRESETS)}")
-    return _PRESETS[name]
+    return _registry().registration(name).presets[name]
 
 
 def family_of(name: str) -> Family:
-    """The family of the preset `name`."""
-    match preset(name).family:
-        case "cogvideox":
-            from vidtron.models.cogvideox.family import CogVideoXFamily
+    """The family of the preset `name`.
 
-            return CogVideoXFamily()
-        case unknown:
-            raise ValueError(f"preset {name} names the family {unknown!r}, which does not exist")
+    Raises:
+        ValueError: there is no such preset.
+    """
+    module, _, attribute = _registry().registration(name).family.partition(":")
+    return cast(Family, getattr(importlib.import_module(module), attribute))

@@ -4,7 +4,7 @@ from functools import partial
 
 from vidtron.config.run import RunConfig
 from vidtron.data.fit import ClipFit
-from vidtron.models.registry import Family
+from vidtron.models.family import Family
 
 
 def clip_fit(family: Family, config: RunConfig) -> ClipFit:

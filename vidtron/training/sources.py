@@ -18,7 +18,7 @@ from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.diffusion.schedule import Schedule
 from vidtron.encoders.factory import encoder_dtype, text_encoders, text_fingerprints, video_autoencoder
 from vidtron.inference.objective import rank_groups_of, timesteps_of
-from vidtron.models.registry import Family
+from vidtron.models.family import Family
 from vidtron.parallel import Groups, virtual_pipeline_size
 from vidtron.training.ahead import Ahead
 from vidtron.training.batch_size import batch_size_at, global_batch_size

@@ -91,27 +91,23 @@ PRESETS = {
     for preset in (
         Preset(
             "cogvideox-2b",
-            "cogvideox",
             _2B,
             {"data": _V1_CLIP, "encoders": {"scale_factor": 1.15258426}, "objective": {"noise_shift": 3.0}},
         ),
-        Preset("cogvideox-5b", "cogvideox", _5B, {"data": _V1_CLIP, "encoders": _5B_LATENTS}),
+        Preset("cogvideox-5b", _5B, {"data": _V1_CLIP, "encoders": _5B_LATENTS}),
         Preset(
             "cogvideox-5b-i2v",
-            "cogvideox",
             replace(_5B, in_channels=32, learned_position_grid=(13, 30, 45)),
             {"data": _V1_CLIP, "encoders": _5B_LATENTS},
         ),
-        Preset("cogvideox-1.5-5b", "cogvideox", _1_5, {"data": _V1_5_CLIP, "encoders": _5B_LATENTS}),
+        Preset("cogvideox-1.5-5b", _1_5, {"data": _V1_5_CLIP, "encoders": _5B_LATENTS}),
         Preset(
             "cogvideox-1.5-5b-i2v",
-            "cogvideox",
             replace(_1_5, in_channels=32, ofs_embedding=True),
             {"data": _V1_5_CLIP, "encoders": _5B_LATENTS},
         ),
         Preset(
             "cogvideox-tiny",
-            "cogvideox",
             _TINY,
             {
                 "data": {"num_frames": 17, "height": 64, "width": 96, "fps": None},

@@ -241,3 +241,6 @@ def _check_layout(run: RunConfig) -> list[str]:
 
 def _divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+
+
+FAMILY = CogVideoXFamily()

@@ -1,0 +1,16 @@
+"""What the module of a family says of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vidtron.models.preset import Preset
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a family's module says of itself."""
+
+    presets: Mapping[str, Preset]
+    """By name."""
+    family: str
+    """Where its `Family` is: "package.module:attribute"."""
