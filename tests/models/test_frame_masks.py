@@ -99,7 +99,7 @@ def test_one_row_of_times_for_each_frame_gives_the_same(network):
     given = inputs()
     own, kept = network._time_embedding(given["timesteps_B"]), network._time_embedding(torch.tensor([20.0]))
     rows = [own] + [torch.stack([own[b] if MASK[b][frame] else kept[0] for b in range(2)]) for frame in range(3)]
-    split = network._split(6 + 18)
+    split = network.split_of(6 + 18)
     segments = (Segment(0, 6, TEXT), *(Segment(6 + 6 * f, 12 + 6 * f, VIDEO, 1 + f) for f in range(3)))
     latents = given["noisy_BTCHW"]
     if network.network.image_conditioned:

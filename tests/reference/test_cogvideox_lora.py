@@ -19,6 +19,7 @@ from vidtron.inference.denoiser import Denoiser
 from vidtron.models.cogvideox.checkpoint_names import sat_rows
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.cogvideox.lora_names import TARGETS
+from vidtron.models.inputs import Conditions, TextInput
 from vidtron.models.layers.checkpoint_rules import to_ours
 from vidtron.parallel import initialized
 from vidtron.training.assembly import assemble
@@ -61,9 +62,8 @@ def output(rank, inputs, adapters, targets, parallel, merge=False, eps=SAT_EPS):
         if not merge:
             take_adapters(adapters, run.adaptation.lora_scale, model.modules, groups)
         denoiser = Denoiser(model.modules, groups, sequence_length=family.sequence_length(run))
-        return torch.cat(
-            [denoiser(x[i : i + 1], int(inputs["timesteps"][i]), inputs["context"][i : i + 1]) for i in range(len(x))]
-        )
+        told = [Conditions((TextInput(text_LE[None]),)) for text_LE in inputs["context"]]
+        return torch.cat([denoiser(x[i : i + 1], int(inputs["timesteps"][i]), told[i]) for i in range(len(x))])
 
 
 def random_adapters(targets, *, rank=3, alpha=6.0, ranks=None):

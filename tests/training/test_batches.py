@@ -117,9 +117,9 @@ def test_steps_follow_each_other():
 def test_each_step_has_its_size():
     share = Share(3, 1, 2, 0, 1)  # replica 1 of two: 2 samples of each step, in one micro-batch
     first, second = source(share=share)
-    assert first.micro_batches[0].latents_BTCHW.shape == (2, 1, 1, 2, 2)
+    assert first.micro_batches[0].latents[VIDEO].shape == (2, 1, 1, 2, 2)
     assert second.micro_batches[0].positions == (14, 15)
-    assert second.micro_batches[0].latents_BTCHW.shape == (2, 1, 1, 4, 2)
+    assert second.micro_batches[0].latents[VIDEO].shape == (2, 1, 1, 4, 2)
 
 
 def test_the_source_ends_with_its_steps():

@@ -10,8 +10,9 @@ from tests.encoders.tiny_folders import make_tiny_t5, make_tiny_vae
 from tests.training.small import small_run
 from vidtron.config.data import ClipSize, EncoderConfig
 from vidtron.config.text import TextSpec
-from vidtron.encoders import text_encoder, video_autoencoder
+from vidtron.encoders import video_autoencoder
 from vidtron.encoders.base import EncodedText, Posterior
+from vidtron.encoders.factory import text_encoder
 from vidtron.encoders.space_time import CAUSAL
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator

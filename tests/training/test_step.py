@@ -52,7 +52,7 @@ def test_loss_is_the_mean_squared_error_of_the_velocity(schedule):
     noisy = alpha * batch.latents[VIDEO] + sigma * batch.noise[VIDEO]
     velocity = alpha * batch.noise[VIDEO] - sigma * batch.latents[VIDEO]
     torch.testing.assert_close(output, 0.5 * noisy)
-    assert chunk.arguments["positions"] == [6, 7]
+    assert chunk.inputs.positions == (6, 7)
     loss, report = loss_of(output)
     expected_B = ((0.5 * noisy - velocity) ** 2).mean(dim=(1, 2, 3, 4))
     torch.testing.assert_close(report["losses_B"], expected_B)

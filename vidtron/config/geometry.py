@@ -57,6 +57,11 @@ class LatentGeometry:
             raise ValueError(f"{height} x {width} pixels do not fit the autoencoder; accepted: multiples of {ratio}")
         return self.channels, latent_frames, height // ratio, width // ratio
 
+    def fitting_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of the largest clip that fits into one: for checks, which name what does not fit elsewhere."""
+        ratio = self.spatial_ratio
+        return self.channels, self.latent_frames(self.nearest_frames(frames)[0]), height // ratio, width // ratio
+
     def __str__(self) -> str:
         return (
             f"{self.channels} channels, {self.accepted_frames} frames of {self.latents_period} latent frames to "

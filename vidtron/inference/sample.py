@@ -94,7 +94,7 @@ def check(config: SamplingConfig, run: RunConfig, world: World, prompts: Sequenc
     """What cannot work of a sampling configuration, for `sampled_run` of it; one message each."""
     family = registry.family_of(run.model)
     errors = [*weights.check(config), *family.check(run, world)]
-    latent_channels = family.latent_shape(run)[1]
+    latent_channels = family.geometry(run).channels
     errors += factory.check(run, world, family.geometry(run), family.texts(run))
     errors += check_sampler(config.method, run, config.sampling_steps, latent_channels)
     if config.fps is not None and not config.fps > 0:

@@ -56,11 +56,12 @@ class Family(Protocol):
         ...
 
     def inputs(self, run: RunConfig, size: ClipSize | None = None) -> SampleSpec:
-        """What a sample consists of. Raises ValueError: the size does not fit the latents' geometry."""
+        """What a sample consists of."""
         ...
 
     def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
-        """(frames, channels, height, width) of the video's latents as the network sees them."""
+        """(frames, channels, height, width) of the video's latents as the network sees them; of a size that does not
+        fit the autoencoder, which is named elsewhere, those of what of it does."""
         ...
 
     def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
@@ -85,6 +86,10 @@ class Family(Protocol):
 
     def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
         """Why the network under its layout cannot be trained on a size of whole patches."""
+        ...
+
+    def output_channels(self, run: RunConfig) -> int:
+        """Channels that the network answers with for each latent pixel of the video."""
         ...
 
     def temporal_patch(self, network: Any) -> int:

@@ -110,11 +110,12 @@ def _adapter_errors(config: RunConfig) -> list[str]:
 def _check_variance(config: RunConfig) -> list[str]:
     """A predicted variance needs a network whose output has room for it."""
     variance = config.objective.predicted_variance
-    latent = registry.family_of(config.model).latent_shape(config)[1]
-    if variance == "none" or config.network.out_channels == 2 * latent:
+    family = registry.family_of(config.model)
+    latent, answered = family.geometry(config).channels, family.output_channels(config)
+    if variance == "none" or answered == 2 * latent:
         return []
     return [
-        f"--predicted-variance {variance}: the network of {config.model} answers with {config.network.out_channels} "
+        f"--predicted-variance {variance}: the network of {config.model} answers with {answered} "
         f"channels for latents of {latent}; accepted: none"
     ]
 

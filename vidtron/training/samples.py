@@ -42,13 +42,12 @@ def pad_latent_frames(latents_TCHW: Tensor, frames: int) -> Tensor:
     return torch.cat([latents_TCHW[:1].expand(missing, -1, -1, -1), latents_TCHW])
 
 
-def without_words(text: EncodedText) -> EncodedText:
-    """A caption of zeros that no network looks at."""
-    pooled = text.pooled_BE
+def without_words(text: TextSpec, device: torch.device) -> EncodedText:
+    """A caption of zeros, none of them a word."""
     return EncodedText(
-        torch.zeros_like(text.states_BLE),
-        torch.zeros_like(text.mask_BL),
-        None if pooled is None else torch.zeros_like(pooled),
+        torch.zeros(text.length, text.width, device=device),
+        torch.zeros(text.length, dtype=torch.bool, device=device),
+        torch.zeros(text.pooled_width, device=device) if text.pooled_width else None,
     )
 
 
@@ -136,7 +135,7 @@ class SampleMaker:
                 f"sample {clip.key}: latents {tuple(latents_TCHW.shape)} of a clip of {clip.size} do not fill the "
                 f"model's {spec.video_TCHW}"
             ) from error
-        texts = self._null_texts if dropped else encoded.texts
+        texts = self._null_texts(spec) if dropped else encoded.texts
         for number, (text, asked) in enumerate(zip(texts, spec.texts, strict=True)):
             fill_text(out, number, text, asked)
         if spec.size:
@@ -185,19 +184,21 @@ class SampleMaker:
         if clip.cached is not None:
             return clip.cached.to(self.device)
         if self.record is None and text_dropped:
-            return self._encode(clip, self._null_texts)
+            return self._encode(clip, self._null_texts(self.packing_of(clip.size).spec))
         encoded = self.encode(clip)
         if self.record is not None:
             self.record(clip, encoded)
         return encoded
 
-    @cached_property
-    def _null_texts(self) -> tuple[EncodedText, ...]:
+    def _null_texts(self, spec: SampleSpec) -> tuple[EncodedText, ...]:
         """What stands in the place of a dropped caption."""
-        empty = self._texts("")
         if self.objective.null_text == "zeros":
-            return tuple(map(without_words, empty))
-        return empty
+            return tuple(without_words(text, self.device) for text in spec.texts)
+        return self._empty_texts
+
+    @cached_property
+    def _empty_texts(self) -> tuple[EncodedText, ...]:
+        return self._texts("")
 
     def noise(self, name: str, shape: Sequence[int], position: int) -> Tensor:
         """Of a sample's latents of that name: a tensor of that shape on the CPU, the same whoever draws it."""

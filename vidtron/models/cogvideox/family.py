@@ -88,7 +88,7 @@ class CogVideoXFamily:
     def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
         """(frames, channels, height, width) of the latents the network sees, frames padded to whole patches."""
         network: CogVideoXConfig = run.network
-        channels, frames, height, width = self.geometry(run).latent_shape(*(size or run.data.size))
+        channels, frames, height, width = self.geometry(run).fitting_shape(*(size or run.data.size))
         return padded_length(frames, network.patch_size_t), channels, height, width
 
     def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
@@ -123,6 +123,10 @@ class CogVideoXFamily:
     def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
         """`num_frames` alone where the network takes so many, else the nearest accepted numbers below and above."""
         return self.geometry(run).nearest_frames(num_frames)
+
+    def output_channels(self, run: RunConfig) -> int:
+        """Channels that the network answers with."""
+        return run.network.out_channels
 
     def temporal_patch(self, network: CogVideoXConfig) -> int:
         """Latent frames of one token."""

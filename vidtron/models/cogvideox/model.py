@@ -7,12 +7,8 @@ Shape letters: B micro-batch, T C H W latent frames, channels, height, width, L 
 import math
 
 import torch
-from megatron.core.dist_checkpointing.mapping import ShardedStateDict, ShardedTensor
-from megatron.core.enums import ModelType
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -24,9 +20,9 @@ from vidtron.models.cogvideox.layers import FinalLayer
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers import initialization as init
 from vidtron.models.layers import lora
-from vidtron.models.layers.block import ConditionedTransformerBlock
+from vidtron.models.layers.chunk import TransformerChunk
 from vidtron.models.layers.conditioning import Conditioning, Rotary, Samples
-from vidtron.models.layers.embeddings import ScalarEmbedding, mark_replicated_over_stages
+from vidtron.models.layers.embeddings import ScalarEmbedding
 from vidtron.models.layers.frame_times import FrameTimes
 from vidtron.models.layers.rotary import angles_3d, rotary_table
 from vidtron.models.layers.specs import Backend, modulated_layer_spec, norm_class, with_eps
@@ -36,17 +32,17 @@ from vidtron.parallel.tokens import TokenSplit, gather_sequence
 OFS_VALUE = 2.0
 """The one value CogVideoX 1.5 image-to-video was trained and is sampled with."""
 QK_NORM_EPS = 1e-6
-REPLICATED = ("time_embedding", "ofs_embedding")
-"""Modules of which every pipeline stage has a copy."""
 
 
-class CogVideoX(MegatronModule):
+class CogVideoX(TransformerChunk):
     """Noisy latents, timesteps and text -> velocity of the latents.
 
     Tokens are [text | video], both through the same layers with modulation vectors of their own. Every rank of a
     replica receives the whole micro-batch and takes its own tokens of it; between pipeline stages only hidden states
     travel, and each stage embeds the timesteps itself.
     """
+
+    REPLICATED = ("time_embedding", "ofs_embedding")
 
     def __init__(
         self,
@@ -61,31 +57,16 @@ class CogVideoX(MegatronModule):
         post_process: bool = True,
         vp_stage: int | None = None,
     ):
-        super().__init__(config=config)
-        self.network, self.groups = network, groups
-        self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
-        # mcore's schedules and gradient reduction read these two (pipeline_parallel/schedules.py,
-        # distributed/finalize_model_grads.py).
-        self.model_type = ModelType.encoder_or_decoder
-        self.share_embeddings_and_output_weights = False
-
+        super().__init__(config, groups, pre_process=pre_process, post_process=post_process, vp_stage=vp_stage)
+        self.network = network
         width = network.time_embed_dim
         self.time_embedding = ScalarEmbedding(config, network.hidden_size, width)
         if network.ofs_embedding:
             self.ofs_embedding = ScalarEmbedding(config, width, width)
-        for name in REPLICATED:
-            if hasattr(self, name):
-                mark_replicated_over_stages(getattr(self, name), first=pre_process)
+        self.mark_replicated()
         if pre_process:
             self.embedding = TokenEmbedding(network, config)
-        self.decoder = ConditionedTransformerBlock(
-            config,
-            self._block_spec(backend),
-            pre_process=pre_process,
-            post_process=post_process,
-            pg_collection=groups.pg,
-            vp_stage=vp_stage,
-        )
+        self.decoder = self.build_decoder(self._layer_spec(backend), norm_class(backend))
         if post_process:
             self.final = FinalLayer(
                 config,
@@ -101,16 +82,14 @@ class CogVideoX(MegatronModule):
         self.to(groups.device)
         init.initialize(self, self._init_rule, seed=seed, tp=groups.tp)
 
-    def _block_spec(self, backend: Backend) -> TransformerBlockSubmodules:
-        layer: ModuleSpec = modulated_layer_spec(
+    def _layer_spec(self, backend: Backend) -> ModuleSpec:
+        return modulated_layer_spec(
             backend,
             embedding_width=self.network.time_embed_dim,
             kinds=2,
             qk_norm=with_eps(norm_class(backend), QK_NORM_EPS),
             cp_comm_type=self.config.cp_comm_type,
         )
-        layers = get_num_layers_to_build(self.config, self.vp_stage, self.groups.pp.rank())
-        return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm_class(backend))
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Run this chunk.
@@ -131,7 +110,7 @@ class CogVideoX(MegatronModule):
         shape = (noisy_BTCHW.shape[1], network.out_channels, *noisy_BTCHW.shape[3:])
         grid = network.grid(shape[0], *shape[2:])
         text_length = text_BLE.shape[1]
-        split = self._split(text_length + math.prod(grid))
+        split = self.split_of(text_length + math.prod(grid))
         times = FrameTimes.of(inputs.frame_mask_BT, len(timesteps_B), grid[0], network.patch_size_t)
         embedding_TBE = self._time_embeddings(timesteps_B, times, inputs.kept_timestep)
         hidden_SBD = None
@@ -156,15 +135,6 @@ class CogVideoX(MegatronModule):
         patches_VBP = gather_sequence(patches_SBP, split, tp=self.groups.tp, cp=self.groups.cp)[text_length:]
         return unpatchify(patches_VBP, shape, network.patch_size_t, network.patch_size).float()
 
-    def _split(self, tokens: int) -> TokenSplit:
-        return TokenSplit.of_rank(
-            tokens,
-            tp=self.groups.tp,
-            cp=self.groups.cp,
-            sequence_parallel=self.config.sequence_parallel,
-            fp8=bool(self.config.fp8),
-        )
-
     def _time_embeddings(self, timesteps_B: Tensor, times: FrameTimes, kept_timestep: float) -> Tensor:
         """Input of every modulation: [T, B, E], the samples' own times first."""
         if not times.masked:
@@ -187,21 +157,6 @@ class CogVideoX(MegatronModule):
         angles = torch.zeros(split.padded, self.network.head_dim)
         angles[text_length : split.tokens] = angles_3d(*grid, self.network.head_dim)
         return rotary_table(angles, self.config.params_dtype, self.groups.device)
-
-    def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
-        """Hidden states from the previous stage, as mcore's schedules hand them over."""
-        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
-
-    def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
-    ) -> ShardedStateDict:
-        """mcore's sharded state; of the modules that every stage has, the first chunk's copy is the one saved."""
-        state = super().sharded_state_dict(prefix, sharded_offsets, metadata)
-        copy_number = self.groups.pp.rank() + self.groups.pp.size() * (self.vp_stage or 0)
-        for name, tensor in state.items():
-            if name.removeprefix(prefix).split(".")[0] in REPLICATED and isinstance(tensor, ShardedTensor):
-                tensor.replica_id = (copy_number, *tensor.replica_id[1:])
-        return state
 
     def _init_rule(self, name: str) -> init.Rule:
         """Initial weights as in SAT's CogVideoX: normal in the layers, smaller at their outputs, Xavier at the

@@ -1,0 +1,101 @@
+"""The family as vidtron sees it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch.nn.functional import silu
+
+from toydit import names
+from toydit.config import GEOMETRY, ToyConfig
+from toydit.model import ToyDiT
+from vidtron.config.data import ClipSize
+from vidtron.config.geometry import LatentGeometry
+from vidtron.config.run import RunConfig
+from vidtron.config.text import TextSpec
+from vidtron.config.world import World
+from vidtron.models import freezing
+from vidtron.models.inputs import VIDEO, SampleSpec
+from vidtron.models.layers.specs import choose_backend
+from vidtron.models.layers.transformer_config import transformer_config
+from vidtron.parallel import Groups
+from vidtron.parallel.tokens import padded_length, sequence_multiple
+
+
+@dataclass(frozen=True)
+class ToyFamily:
+    """Builds the network and answers what vidtron asks of it."""
+
+    def build(self, run: RunConfig, groups: Groups, **place: Any) -> ToyDiT:
+        network: ToyConfig = run.network
+        config = transformer_config(
+            run,
+            num_layers=network.num_layers,
+            hidden_size=network.hidden_size,
+            num_attention_heads=network.num_attention_heads,
+            ffn_hidden_size=2 * network.hidden_size,
+            cuda=groups.device.type == "cuda",
+            activation=silu,
+            gated=True,
+            norm_each_head=False,
+        )
+        backend = choose_backend(run.precision, World.from_environment())
+        return ToyDiT(config, groups, run, backend, **place)
+
+    def parameter_names(self, run: RunConfig) -> list[str]:
+        return names.parameters(run.network, adapters=run.adaptation.lora_rank is not None)
+
+    def check(self, run: RunConfig, world: World) -> list[str]:
+        errors = []
+        if run.network.num_attention_heads % run.parallel.tensor_model_parallel_size:
+            errors.append("--tensor-model-parallel-size: the heads do not divide by it")
+        return [*errors, *freezing.errors(self.parameter_names(run), run.adaptation)]
+
+    def geometry(self, run: RunConfig) -> LatentGeometry:
+        return GEOMETRY
+
+    def texts(self, run: RunConfig) -> tuple[TextSpec, ...]:
+        return run.network.texts
+
+    def inputs(self, run: RunConfig, size: ClipSize | None = None) -> SampleSpec:
+        return SampleSpec({VIDEO: self.latent_shape(run, size)}, self.texts(run))
+
+    def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
+        channels, frames, height, width = GEOMETRY.fitting_shape(*(size or run.data.size))
+        return frames, channels, height, width
+
+    def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
+        frames, _, height, width = self.latent_shape(run, size)
+        return frames * height * width
+
+    def sequence_length(self, run: RunConfig, size: ClipSize | None = None) -> int:
+        parallel = run.parallel
+        multiple = sequence_multiple(
+            tp=parallel.tensor_model_parallel_size,
+            cp=parallel.context_parallel_size,
+            sequence_parallel=parallel.sequence_parallel,
+            fp8=run.precision.fp8_format is not None,
+        )
+        return padded_length(self.tokens_per_sample(run, size), multiple)
+
+    def flops_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> float:
+        tokens, hidden = self.tokens_per_sample(run, size), run.network.hidden_size
+        return 6.0 * run.network.num_layers * tokens * (12 * hidden**2 + 2 * tokens * hidden)
+
+    def rounded_size(self, run: RunConfig, height: int, width: int) -> tuple[int, int]:
+        return tuple(max(1, round(side / GEOMETRY.spatial_ratio)) * GEOMETRY.spatial_ratio for side in (height, width))
+
+    def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
+        return GEOMETRY.nearest_frames(num_frames)
+
+    def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
+        return [] if math.prod(size) else ["an empty clip"]
+
+    def output_channels(self, run: RunConfig) -> int:
+        return 2 * GEOMETRY.channels
+
+    def temporal_patch(self, network: ToyConfig) -> int:
+        return 1
+
+
+FAMILY = ToyFamily()
