@@ -1,5 +1,7 @@
-"""Arrow's columns as arrays of numpy, without a copy where the layout is numpy's. Arrow's own conversion imports pandas,
-which takes longer than opening an index."""
+"""Arrow's columns as arrays of numpy, without a copy where the layout is numpy's.
+
+Arrow's own conversion imports pandas, which takes longer than opening an index.
+"""
 
 import numpy as np
 import pyarrow as pa
