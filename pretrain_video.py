@@ -42,10 +42,16 @@ def main(argv: Sequence[str]) -> None:
 
     from vidtron import training
 
+    from vidtron.data.errors import ShardError
+    from vidtron.data.latents.header import LatentCacheError
+
     try:
         training.run(config, world)
     except ConfigurationError as error:  # what only the opened encoders could tell
         refuse(error.errors, world)
+    except (ShardError, LatentCacheError) as error:  # data that has become unreadable; only this rank may know
+        print(*(f"error: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error
 
 
 # A process that is started by spawning (background saves under some versions) imports this file again.

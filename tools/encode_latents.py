@@ -21,6 +21,7 @@ from vidtron.config.errors import ConfigurationError, collect_errors, refuse
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.building.terminal import TerminalProgress
+from vidtron.data.errors import ShardError
 from vidtron.data.latents.header import LatentCacheError
 from vidtron.models.registry import family_of, preset, preset_names
 
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ConfigurationError, LatentCacheError) as error:
         refuse(error.errors, world)
         raise
+    except ShardError as error:
+        refuse([str(error)], world)
     finally:
         bar.close()
     if world.rank == 0:

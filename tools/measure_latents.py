@@ -16,7 +16,7 @@ import torch
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.data.decoding.loader import ClipLoader
 from vidtron.data.planning.plan import Plan
-from vidtron.data.shards.index import ShardIndex
+from vidtron.data.shards.index import ShardError, ShardIndex
 from vidtron.encoders import video_autoencoder
 from vidtron.inference.video_io import psnr, to_uint8
 
@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), device, torch.float32)
-    index = ShardIndex.open(arguments.data_path)
+    try:
+        index = ShardIndex.open(arguments.data_path)
+    except ShardError as error:
+        parser.error(f"--data-path {error}")
     data = DataConfig(num_frames=arguments.num_frames, height=arguments.height, width=arguments.width)
     clips = ClipLoader(
         Plan.from_config(index, data, 0, sequential=True), data, range(min(arguments.clips, len(index))), num_workers=0

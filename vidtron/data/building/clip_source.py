@@ -1,12 +1,12 @@
 """Finding clips, images and their captions: folders in the usual layouts, or a table."""
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidtron.config.foreign_json import parse_json
 from vidtron.data.shards.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 VIDEO_SUFFIXES = frozenset(f".{extension}" for extension in VIDEO_EXTENSIONS)
@@ -135,7 +135,7 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise SourceError(f"{table}: line {number} is no JSON ({error})") from error
             if not isinstance(row, dict):

@@ -1,6 +1,5 @@
 """Indexing webdataset tars that are there already, whoever made them."""
 
-import json
 import re
 import shutil
 import tarfile
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vidtron.config.foreign_json import parse_json
 from vidtron.data.building.build_state import BuildError, BuildState, Part, Progress, Skipped, made_in_order
 from vidtron.data.building.captions import token_counter
 from vidtron.data.building.probe import probe_media
@@ -212,7 +212,7 @@ def _row(found: _Found | _End, listed: tuple[str, ...]) -> tuple[IndexRow, str]:
 def _scores(about: bytes | None, listed: tuple[str, ...]) -> dict[str, float | None]:
     """Numbers of a json member that are scores."""
     try:
-        entries: Any = json.loads(about) if about else {}
+        entries: Any = parse_json(about) if about else {}
     except ValueError as error:
         raise UndecodableError(f"its .json is no JSON ({error})") from error
     scores: dict[str, float | None] = {}

@@ -110,9 +110,8 @@ class LatentStore:
         if content is None:
             problem = "is damaged or gone"
         elif (content.key, content.frames) != (key, tuple(frames)):
-            problem = (
-                f"shows frames {_text(content.frames)} of sample {content.key}, this run frames {_text(frames)} of {key}"
-            )
+            found = f"frames {_text(content.frames)} of sample {content.key}"
+            problem = f"shows {found}, this run frames {_text(frames)} of {key}"
         elif told := self._problem(size, content.tensors):
             problem = f"cannot be used ({told})"
         else:
@@ -241,9 +240,7 @@ class LatentStore:
             self._table.remove(entry.row, entry.size)
         if told <= _WARNINGS:
             last = "; further ones are only counted" if told == _WARNINGS else ""
-            logger.warning(
-                "%s %s: the entry of sample %s %s; it is encoded again%s", FLAG, tar, key, problem, last
-            )
+            logger.warning("%s %s: the entry of sample %s %s; it is encoded again%s", FLAG, tar, key, problem, last)
 
 
 def _text(frames: Sequence[int]) -> str:
