@@ -41,7 +41,6 @@ def main(argv: Sequence[str]) -> None:
     refuse(errors_of(config, world), world)
 
     from vidtron import training
-
     from vidtron.data.errors import ShardError
     from vidtron.data.latents.header import LatentCacheError
 

@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/index_scale.py
 
 Writes a synthetic index (no shards), then opens it in a fresh process and makes the plan of a run with buckets over
-it. What was written is in the machine's memory; from a disk or a file server, opening also takes the time to read the
-file once, on each node. The table shows what each step took and the memory that the process has more than before it opened the index:
-its own (RssAnon), and pages of the mapped file (RssFile), which all processes of a node share. Times that grow with
-the rows are also shown for ten times as many.
+it. What was just written is in the machine's memory; from a disk or a file server, opening also takes the time to read
+the file, once on each node. The table shows what each step took and the memory that the process has more than before
+it opened the index: its own (RssAnon), and pages of the mapped file (RssFile), which all processes of a node share.
+Times that grow with the rows are also shown for ten times as many.
 """
 
 import argparse
