@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
+from vidtron.data.decoding.mp4_claims import claimed_size
 from vidtron.data.limits import LARGEST_SIDE, claim_problem
 from vidtron.data.shards.index import ClipFacts
 
@@ -38,6 +39,9 @@ def opened(source: Any, max_pixels: int = LARGEST_SIDE**2) -> Iterator[tuple[Any
     """
     limits = {"max_pixels": str(max_pixels)}
     try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            if problem := claim_problem(*claimed_size(file), 0, 0.0):
+                raise UndecodableError(problem)
         with av.open(
             io.BytesIO(source) if isinstance(source, bytes) else str(source), options=limits, metadata_errors="replace"
         ) as container:
