@@ -5,7 +5,7 @@ import tarfile
 
 BLOCK = tarfile.BLOCKSIZE
 _SHORT = tarfile.LENGTH_NAME
-_EXTENDED_BLOCKS = 16  # before the header of a member whose name is too long for it, or not ASCII
+_EXTENDED_BLOCKS = 32  # before the header of a member whose name is too long for it, or not ASCII
 
 
 def header_length(name: str, offset: int) -> int:
@@ -33,13 +33,9 @@ def header_problem(header: bytes, name: str, size: int) -> str:
             found = tarfile.TarInfo.frombuf(header[-BLOCK:], "utf-8", "surrogateescape")
         except tarfile.TarError:
             return "no member of the shard begins where the index says"
-        # A name that is not whole in the header, as other writers of tars cut it.
-        known = _fits(name)
-    else:
-        known = True
     if not found.isreg():
         return "the index leads to something in the shard that is no file"
-    if known and _folded(found.name) != _folded(name):
+    if _folded(found.name) != _folded(name):
         return f"the index leads to {found.name} instead"
     if found.size != size:
         return f"it has {found.size} bytes where the index says {size}"
