@@ -80,9 +80,13 @@ class RowChecks:
                 yield from _outside(name, numbers, low, high)
             elif batch.column(name).null_count < len(numbers):
                 yield from _outside(name, numbers[valid(batch.column(name))], low, high, valid(batch.column(name)))
-        frames, span = values("frames"), values("fps") * values("duration")
-        slack = _ONE_FRAME + _PART * frames
-        bad = np.abs(span - (frames - 0.5)) > slack
+        frames = values("frames")
+        off = values("fps") * values("duration")  # in place from here on: the arrays are large
+        off -= frames
+        off += 0.5
+        np.abs(off, out=off)
+        off -= _PART * frames
+        bad = off > _ONE_FRAME
         if bad.any():
             place = int(bad.argmax())
             told = f"{values('duration')[place]:g} s of {values('fps')[place]:g} frames a second"

@@ -1,5 +1,6 @@
 """The header of an index file: what is told of all rows, and checksums of the bytes that hold them."""
 
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -9,6 +10,7 @@ from vidtron.config.foreign_json import parse_json
 LONGEST_NAME = 255
 """Bytes of a file's name."""
 _LARGEST = 1 << 62
+_NAME = re.compile(r"[^/\\\0]+")
 _KINDS: dict[str, type] = {"samples": int, "rows_per_batch": int, "scores": list, "digest": str, "shards": dict}
 
 
@@ -75,7 +77,7 @@ def parse_header(content: bytes) -> dict[str, Any]:
 
 def _check_shards(shards: Mapping[str, Any]) -> None:
     for name, size in shards.items():
-        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0") or len(name.encode()) > LONGEST_NAME:
+        if name in (".", "..") or not _NAME.fullmatch(name) or len(name.encode()) > LONGEST_NAME:
             raise ValueError(f"it names a shard {_short(name)}; accepted: names of files in the index's own folder")
         if type(size) is not int or not 0 <= size < _LARGEST:
             raise ValueError(f"its shard {_short(name)} has {_short(size)} bytes")
