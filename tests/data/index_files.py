@@ -28,7 +28,8 @@ def write_index(folder: Path, rows: Iterable[IndexRow], rows_per_batch: int = 65
     shards = {}
     with IndexWriter(folder, scores, rows_per_batch) as writer:
         for one in rows:
-            shards[one.shard] = 10240
+            ends = [offset + size for offset, size in one.members.values()]
+            shards[one.shard] = max(shards.get(one.shard, 10240), *ends)
             writer.add(one)
         writer.finish(shards)
     return folder
