@@ -1,14 +1,17 @@
 """Another processor's fp32: results that may differ in their last bit do, so that what multiplies it is found here.
 
 Roots, exponentials, sines, sums and products come from libraries that choose their instructions by the processor, and
-no standard says how they round. `LastBits` moves such results by one unit in the last place. By which, a hash of the
-result says: the functions stay functions, as on any one processor, so what must be bit-equal to itself still is.
+no standard says how they round. `LastBits` moves such results by one unit in the last place. Which way, a hash of the
+result's mantissa says: the functions stay functions, symmetric in the sign and exact in powers of two, as on any one
+processor, so what must be bit-equal to itself still is.
 
     with LastBits(seed=1):
         ...
 
-`VIDTRON_LAST_BITS=1 pytest tests/diffusion` runs tests so from their imports on (`make numerics` among others), which
-also reaches the tables that are made then.
+`VIDTRON_LAST_BITS=1 pytest tests/diffusion` runs tests so from their imports on, which also reaches the tables that
+are made then; `VIDTRON_LAST_BITS=1,tables` moves tables too that are computed in fp64 and only rounded to fp32. IEEE 754
+says how that is done, so no processor differs in them, but nothing that is made from such a table should hang on its
+last bit. `tests/numerics.sh` runs the tests of numbers under both, and under other paths of MKL and torch.
 """
 
 import os
@@ -53,7 +56,8 @@ def moved(values: Tensor, seed: int) -> Tensor:
     """
     bits = values.contiguous().view(torch.int32)
     # A multiplicative hash; the high half of the product is the well mixed one.
-    mixed = (bits ^ (bits >> 15) ^ (seed * 0x3C6EF372 & 0x7FFFFFFF)) * -1640531527
+    mantissa = bits & 0x7FFFFF
+    mixed = (mantissa ^ (mantissa >> 15) ^ (seed * 0x3C6EF372 & 0x7FFFFFFF)) * -1640531527
     mixed = (mixed ^ (mixed >> 13)) * -1028477387
     choice = (mixed >> 20) & 3
     step = (choice == 0).to(torch.int32) - (choice == 1).to(torch.int32)
@@ -62,11 +66,16 @@ def moved(values: Tensor, seed: int) -> Tensor:
 
 
 class LastBits(TorchDispatchMode):
-    """Within it the fp32 results of `INEXACT` operations, and fp64 numbers rounded to fp32, are off by a last bit."""
+    """Within it the fp32 results of `INEXACT` operations are off by a last bit."""
 
-    def __init__(self, seed: int = 1):
+    def __init__(self, seed: int = 1, *, tables: bool = False):
+        """
+        Args:
+            seed: another one, other results that move.
+            tables: move fp64 numbers that are rounded to fp32, too.
+        """
         super().__init__()
-        self.seed = seed
+        self.seed, self.tables = seed, tables
         self.count = 0
 
     def __torch_dispatch__(
@@ -75,7 +84,7 @@ class LastBits(TorchDispatchMode):
         """The operation, its results moved."""
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")  # type: ignore[attr-defined]
-        if name == "_to_copy" and type(args[0]) is Tensor and args[0].dtype == torch.float64:
+        if self.tables and name == "_to_copy" and type(args[0]) is Tensor and args[0].dtype == torch.float64:
             return self._rounded(args[0], result)
         if name not in INEXACT:
             return result
@@ -96,7 +105,12 @@ class LastBits(TorchDispatchMode):
         return torch.where(result.double() == source, result, moved(result, self.seed))
 
 
+def moved_tables() -> bool:
+    """Whether tables that were rounded to fp32 are moved in this process."""
+    return os.environ.get(VARIABLE, "").endswith(",tables")
+
+
 def enter_if_asked() -> None:
     """What `VIDTRON_LAST_BITS` asks for, until the process ends."""
-    if seed := os.environ.get(VARIABLE):
-        LastBits(int(seed)).__enter__()
+    if asked := os.environ.get(VARIABLE):
+        LastBits(int(asked.removesuffix(",tables")), tables=moved_tables()).__enter__()
