@@ -38,7 +38,7 @@ class RankPool:
         self._ranks: list[_RankProcess] = []
         atexit.register(self.close)
 
-    def run(self, job: Callable[..., Any], world_size: int, *args: Any, timeout: float = 240) -> list[Any]:
+    def run(self, job: Callable[..., Any], world_size: int, *args: Any, timeout: float = 500) -> list[Any]:
         """Call `job(rank, *args)` on `world_size` ranks and return their results, in the order of ranks.
 
         Raises:
