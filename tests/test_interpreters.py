@@ -5,10 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -39,6 +39,8 @@ def test_pins_install_on_every_accepted_python(file: str) -> None:
             environment = {"python_version": version[:4], "python_full_version": version}
             if pin.marker is not None and not (pin.marker.evaluate(environment) and pin.marker.evaluate()):
                 continue
+            if importlib.metadata.version(pin.name) not in pin.specifier:
+                continue  # an environment that make has not brought up to date says nothing of this pin
             said = importlib.metadata.metadata(pin.name)["Requires-Python"]
             if said and version not in SpecifierSet(said):
                 refusing[f"{pin} on {version}"] = said

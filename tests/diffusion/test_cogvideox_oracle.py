@@ -64,8 +64,8 @@ def test_denoiser_coefficients(shift):
     expected = {name.split("/")[1]: values for name, values in stored.items() if name.startswith(f"shift{shift}/")}
     alpha, sigma = ours.alpha(expected["idx"]), ours.sigma(expected["idx"])
     one, none = torch.ones_like(alpha), torch.zeros_like(alpha)
-    # sigma = sqrt(1 - alpha^2) is made of an alpha that is rounded to fp32 as IEEE 754 defines, and as upstream does; a
-    # last bit of it that was moved on purpose comes back divided by sigma.
+    # sigma = sqrt(1 - alpha^2) is made of an alpha that is rounded to fp32 as IEEE 754 defines, and as upstream does;
+    # a last bit of it that was moved on purpose comes back divided by sigma.
     moved = 2.0**-24 / expected["c_out"].abs().min().item() if moved_tables() else 0.0
     close = {"rtol": 0, "atol": 1e-6 + moved}
     torch.testing.assert_close(alpha, expected["alpha"], **close)

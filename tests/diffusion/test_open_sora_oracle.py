@@ -38,8 +38,8 @@ def iddpm(name):
 def carried(alpha_bar):
     """By how much, relatively, a posterior moves if its fp32 squared signal levels are off by a last bit: [N].
 
-    It is made of 1 - alpha_bar at a timestep and at the one before. As upstream we round alpha_bar to fp32 first, which
-    IEEE 754 defines: only tables that were moved on purpose may differ so.
+    It is made of 1 - alpha_bar at a timestep and at the one before. As upstream we round alpha_bar to fp32 first,
+    which IEEE 754 defines: only tables that were moved on purpose may differ so.
     """
     if not moved_tables():
         return torch.zeros(len(alpha_bar))
@@ -171,7 +171,7 @@ def test_ddim_sampling():
 
 
 def test_speed():
-    """Upstream's noise levels are roots in fp32, ours in fp64: a slope, over two timesteps, may be off by a last bit."""
+    """Upstream's noise levels are roots in fp32, ours in fp64: a slope over two timesteps is off by up to a last bit."""
     _, sigma = SCHEDULE.levels(range(1000))
     (slope,) = torch.gradient(sigma)
     lowest, highest = (torch.tanh(1e6 * (slope + off - 1e-4)) + 1.5 for off in (-LAST_BIT, LAST_BIT))
