@@ -20,7 +20,6 @@ from vidtron.checkpoint.formats.diffusers import DiffusersTarget
 from vidtron.checkpoint.verification import our_output
 from vidtron.config.world import World
 from vidtron.models.layers.checkpoint_rules import bits_equal
-from vidtron.models.layers.embeddings import sinusoid
 from vidtron.parallel import initialized
 
 
@@ -71,30 +70,13 @@ def diffusers_inputs(variant, io):
     return inputs
 
 
-class Sinusoid(torch.nn.Module):
-    """diffusers' embedding of timesteps with its frequencies in fp64.
-
-    diffusers takes their exponentials in fp32. The last bit, which the processor chooses, is 6e-5 of an angle at
-    timestep 999 and moves outputs by up to 7e-5: more than is asked of everything else.
-    """
-
-    def __init__(self, width):
-        super().__init__()
-        self.width = width
-
-    def forward(self, timesteps):
-        return sinusoid(timesteps, self.width)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_networks_give_upstreams_outputs(variant, tmp_path):
     """The converted folder in diffusers' network; both formats in ours, with either epsilon."""
     checkpoint.convert(sat(variant), tmp_path / "out", save_format="diffusers")
     io = torch.load(oracle.folder(variant) / "io.pt", weights_only=True)
     model = CogVideoXTransformer3DModel.from_pretrained(tmp_path / "out", torch_dtype=torch.float32).eval()
-    exact = Sinusoid(model.time_proj.num_channels)
-    torch.testing.assert_close(model.time_proj(io["timesteps"]), exact(io["timesteps"]), rtol=0, atol=1.5e-4)
-    model.time_proj = exact
+    oracle.exact_times(model, io["timesteps"])
     with torch.no_grad():
         output = model(**diffusers_inputs(variant, io)).sample
     assert (output - io["out_diffusers"]).abs().max() < 2e-5

@@ -171,7 +171,7 @@ def test_ddim_sampling():
 
 
 def test_speed():
-    """Upstream's noise levels are roots in fp32, ours in fp64: a slope over two timesteps is off by up to a last bit."""
+    """Upstream's noise levels are roots in fp32, ours in fp64: a slope is off by up to a last bit."""
     _, sigma = SCHEDULE.levels(range(1000))
     (slope,) = torch.gradient(sigma)
     lowest, highest = (torch.tanh(1e6 * (slope + off - 1e-4)) + 1.5 for off in (-LAST_BIT, LAST_BIT))
