@@ -12,7 +12,7 @@ from tests.distributed.test_kill_save import fresh_process  # noqa: F401
 from vidtron.checkpoint import completed, iteration_of
 
 STEPS = 6
-SECONDS_TO_END = 30.0
+SECONDS_TO_END = 240.0
 """Far below the ten minutes that a collective waits; the machine may be busy."""
 
 
@@ -36,7 +36,7 @@ def run_ranks(process, ranks: int, mark: str, *args) -> list[int]:
 
 
 def nothing_lives(mark: str) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while living(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not living(mark)

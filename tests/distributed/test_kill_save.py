@@ -30,7 +30,7 @@ def train_in_own_group(run) -> None:
 def kill_while_training(process, folder: Path, glob: str, delay: float) -> None:
     """Kill the process `delay` seconds after a file that matches `glob` appears in its run folder."""
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not any(folder.glob(glob)):
         assert process.is_alive(), "the run ended before it was killed"
         assert time.monotonic() < deadline, f"nothing like {glob} in {list(folder.rglob('*'))}"
