@@ -25,7 +25,8 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     network = config.network
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+        latent_channels = family.latent_shape(config)[1]
+        return encoders.check(config, world, text_width=network.text_width, latent_channels=latent_channels)
 
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))
@@ -37,7 +38,7 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     """Parse, check, train. Exits with status 2 where the configuration is refused."""
     config = parse(argv, preset, preset_names())
-    world = World.from_environment()
+    world = World.of_launcher()
     refuse(errors_of(config, world), world)
 
     from vidtron import training

@@ -1,8 +1,10 @@
 """What a configuration is checked against: the machine the run was started on."""
 
 import importlib.util
-import os
 from dataclasses import dataclass, field
+
+from vidtron.config.errors import ConfigurationError, exit_with
+from vidtron.config.launcher import launched, launched_rank
 
 OPTIONAL_PACKAGES = ("transformer_engine", "apex", "nvidia.dali", "wandb", "tensorboard", "diffusers", "transformers")
 
@@ -31,12 +33,29 @@ class World:
 
     @classmethod
     def from_environment(cls) -> "World":
-        """The world torchrun describes; one rank under plain `python`."""
+        """The world torchrun describes; one rank under plain `python`.
+
+        Raises ConfigurationError with a message for each environment variable that is wrong.
+        """
+        found, errors = launched()
+        if errors:
+            raise ConfigurationError(errors)
         import torch
 
-        return cls(
-            size=int(os.environ.get("WORLD_SIZE", "1")),
-            rank=int(os.environ.get("RANK", "0")),
-            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-            has_cuda=torch.cuda.is_available(),
-        )
+        has_cuda = torch.cuda.is_available()
+        if has_cuda and found.local_rank >= torch.cuda.device_count():
+            raise ConfigurationError(
+                [
+                    f"LOCAL_RANK={found.local_rank} in the environment: this machine has {torch.cuda.device_count()} "
+                    "GPUs; accepted: one process for each at most (torchrun --nproc-per-node)"
+                ]
+            )
+        return cls(**found._asdict(), has_cuda=has_cuda)
+
+    @classmethod
+    def of_launcher(cls) -> "World":
+        """`from_environment` for programs: what is wrong with it is printed, and the process exits with status 2."""
+        try:
+            return cls.from_environment()
+        except ConfigurationError as error:
+            exit_with(error.errors, launched_rank())

@@ -108,14 +108,15 @@ def _adapter_errors(config: RunConfig) -> list[str]:
 
 
 def _check_variance(config: RunConfig) -> list[str]:
-    """A predicted variance needs a network whose output has room for it."""
-    variance = config.objective.predicted_variance
+    """A predicted variance needs a network whose output has room for it, and that room a use."""
+    variance, out_channels = config.objective.predicted_variance, config.network.out_channels
     latent = registry.family_of(config.model).latent_shape(config)[1]
-    if variance == "none" or config.network.out_channels == 2 * latent:
+    wanted = latent if variance == "none" else 2 * latent
+    if out_channels == wanted:
         return []
     return [
-        f"--predicted-variance {variance}: the network of {config.model} answers with {config.network.out_channels} "
-        f"channels for latents of {latent}; accepted: none"
+        f"--out-channels {out_channels} with --predicted-variance {variance}: latents have {latent} channels; "
+        f"accepted: {wanted}"
     ]
 
 
