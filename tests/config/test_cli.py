@@ -106,7 +106,7 @@ def test_every_mistake_of_flags_and_yaml_is_told_at_once(tmp_path: Path, capsys:
         ["bf16", "yes please", "true or false"],
         ["train_iters", "3.5", "a whole number"],
         ["cp_comm_type", "p3p", "a2a, all_gather"],
-        ["rampup_batch_size", "3 values, each a whole number or none"],
+        ["rampup_batch_size", "3 values, each a whole number, 1 to 1,000,000,000,000 or none"],
         ["--lr abc", "a number"],
         ["--tensor-model-parallel 2", "--tensor-model-parallel-size"],
         ["--no-bf16 true", "takes no value"],

@@ -15,6 +15,8 @@ class Launched(NamedTuple):
     size: int
     rank: int
     local_rank: int
+    local_size: int
+    """Ranks on this machine."""
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> tuple[Launched, list[str]]:
@@ -37,6 +39,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[Launched, lis
     size = number("WORLD_SIZE", 1, Range(1, MOST_RANKS))
     rank = number("RANK", 0, Range(0, MOST_RANKS))
     local_rank = number("LOCAL_RANK", 0, Range(0, MOST_RANKS))
+    local_size = number("LOCAL_WORLD_SIZE", 1, Range(1, MOST_RANKS))
     if not errors and rank >= size:
         errors.append(f"RANK={rank} in the environment, of WORLD_SIZE={size}; accepted: 0 to {size - 1}")
     if not errors and local_rank >= size:
@@ -49,7 +52,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[Launched, lis
         ]
         if environment.get("MASTER_PORT"):
             number("MASTER_PORT", 1, Range(1, 65535))
-    return Launched(size, rank, local_rank), errors
+    return Launched(size, rank, local_rank, local_size), errors
 
 
 def launched_rank() -> int:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
+from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.planning.plan import Plan
@@ -13,6 +14,7 @@ from vidtron.models import registry
 from vidtron.parallel import virtual_pipeline_size
 from vidtron.training import folder
 from vidtron.training.batch_size import replicas
+from vidtron.training.memory import check_memory
 from vidtron.training.positions import Share
 from vidtron.training.resume import data_errors, find_checkpoint
 from vidtron.training.sources import training_plan
@@ -32,6 +34,9 @@ def check(config: RunConfig, world: World) -> list[str]:
         *_adapter_errors(config),
         *(_check_batches(config, world, plan) if plan is not None else ()),
     ]
+    if not any(refusals(config)):
+        sizes = [config.data.size] if plan is None else [bucket.size for bucket in plan.buckets]
+        errors += check_memory(config, world, sizes)
     weights = find_weights(config.checkpoint)
     if weights is not None:
         return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]

@@ -11,7 +11,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models import freezing
 from vidtron.models.cogvideox import lora_names
-from vidtron.models.cogvideox.checkpoint_names import sat_rows
+from vidtron.models.cogvideox.checkpoint_names import our_rows, sat_rows, sizes
 from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
@@ -134,6 +134,13 @@ class CogVideoXFamily:
                 lora_names.chosen(run.adaptation.lora_target_modules), run.network.num_layers
             )
         return names
+
+    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
+        """Numbers in each of the whole network's weights, by name, adapters left out."""
+        letters = sizes(run.network)
+        rows = our_rows(run.network)
+        elements = {row.shape: math.prod(row.our_shape(letters)) for row in rows}
+        return {row.ours: elements[row.shape] for row in rows}
 
     def check(self, run: RunConfig, world: World) -> list[str]:
         """Everything about the network, its clip size and what of it is trained that cannot work."""
