@@ -35,11 +35,17 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     return collect_errors(rooms, config, world)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse, check, train. Exits with status 2 where the configuration is refused."""
+def configured(argv: Sequence[str]) -> tuple[RunConfig, World]:
+    """Parse and check. Exits with status 2 where the configuration is refused."""
     config = parse(argv, preset, preset_names())
     world = World.of_launcher()
     refuse(errors_of(config, world), world)
+    return config, world
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, check, train. Exits with status 2 where the configuration is refused."""
+    config, world = configured(argv)
 
     from vidtron import training
 
