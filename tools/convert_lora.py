@@ -16,8 +16,10 @@ from vidtron.checkpoint.lora_adapters import cast
 from vidtron.checkpoint.lora_diffusers import write_diffusers
 from vidtron.checkpoint.lora_formats import Format, read
 from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
+from vidtron.config.errors import exit_with
+from vidtron.config.folders import folder_error
 from vidtron.config.program import parse_arguments
-from vidtron.config.ranges import Range
+from vidtron.config.ranges import Range, shown
 
 
 @dataclass
@@ -50,6 +52,9 @@ class Arguments:
 def main() -> None:
     """Parse, read, write. Exits with status 2 where that is refused."""
     arguments = parse_arguments(Arguments, sys.argv[1:], __doc__)
+    problem = folder_error(arguments.save.parent)
+    if problem is not None:
+        exit_with([f"--save {shown(str(arguments.save))}: {problem}"], 0)
     try:
         adapters = read(
             arguments.load,
