@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vidtron.config.arguments import COUNT, SECONDS, number, path
+from vidtron.config.arguments import COUNT, SECONDS, number_in, path_name
 from vidtron.config.data import DataConfig
 from vidtron.config.folders import folder_error
 from vidtron.config.ranges import Range, field_range, shown
@@ -27,28 +27,44 @@ from vidtron.data.building.transcode import Edit
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=path, required=True, metavar="CLIPS", help="folder of clips, or a table")
-    parser.add_argument("--output", type=path, required=True, metavar="SHARDS", help="new folder for the shards")
+    parser.add_argument("--input", type=path_name, required=True, metavar="CLIPS", help="folder of clips, or a table")
+    parser.add_argument("--output", type=path_name, required=True, metavar="SHARDS", help="new folder for the shards")
     cut = parser.add_argument_group("trimming")
     cut.add_argument(
-        "--start", type=number(float, Range(0, 1_000_000)), default=0.0, metavar="S", help="leave out the first S seconds of each clip"
+        "--start",
+        type=number_in(float, Range(0, 1_000_000)),
+        default=0.0,
+        metavar="S",
+        help="leave out the first S seconds of each clip",
     )
-    cut.add_argument("--max-seconds", type=number(float, SECONDS), metavar="S", help="keep at most S seconds of each clip")
+    cut.add_argument(
+        "--max-seconds", type=number_in(float, SECONDS), metavar="S", help="keep at most S seconds of each clip"
+    )
     cut.add_argument(
         "--cut-seconds",
-        type=number(float, SECONDS),
+        type=number_in(float, SECONDS),
         metavar="S",
         help="cut each clip into pieces of S seconds, each a sample with its caption; a shorter rest is left out",
     )
     picture = parser.add_argument_group("picture")
     picture.add_argument(
         "--height",
-        type=number(int, field_range(DataConfig, "height")),
+        type=number_in(int, field_range(DataConfig, "height")),
         metavar="PIXELS",
         help="make clips smaller until they just cover height x width; never larger",
     )
-    picture.add_argument("--width", type=number(int, field_range(DataConfig, "width")), metavar="PIXELS", help="see --height; one of the two is enough")
-    picture.add_argument("--fps", type=number(float, field_range(DataConfig, "fps")), metavar="N", help="keep N frames a second, by their time stamps")
+    picture.add_argument(
+        "--width",
+        type=number_in(int, field_range(DataConfig, "width")),
+        metavar="PIXELS",
+        help="see --height; one of the two is enough",
+    )
+    picture.add_argument(
+        "--fps",
+        type=number_in(float, field_range(DataConfig, "fps")),
+        metavar="N",
+        help="keep N frames a second, by their time stamps",
+    )
     picture.add_argument(
         "--codec",
         choices=("auto", "copy", "vp9", "h264", "mjpeg"),
@@ -59,7 +75,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     writing = parser.add_argument_group("writing")
     writing.add_argument(
-        "--samples-per-shard", type=number(int, COUNT), default=256, metavar="N", help="clips in a tar (default: 256)"
+        "--samples-per-shard",
+        type=number_in(int, COUNT),
+        default=256,
+        metavar="N",
+        help="clips in a tar (default: 256)",
     )
     add_index_arguments(parser)
     return parser.parse_args(argv)

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vidtron.config.arguments import path
+from vidtron.config.arguments import path_name
 from vidtron.config.folders import folder_error
 from vidtron.config.ranges import shown
 from vidtron.data.building.build_state import BuildError
@@ -22,7 +22,7 @@ from vidtron.data.building.terminal import TerminalProgress, add_index_arguments
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for skipped samples under --strict, 2 for a folder that cannot be used, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=path, metavar="FOLDER", help="folder of .tar files")
+    parser.add_argument("folder", type=path_name, metavar="FOLDER", help="folder of .tar files")
     add_index_arguments(parser)
     arguments = parser.parse_args(argv)
     options = IndexOptions(arguments.folder, arguments.workers, arguments.tokenizer, tuple(arguments.scores))

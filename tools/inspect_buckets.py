@@ -18,7 +18,7 @@ from html import escape
 from itertools import groupby
 
 from vidtron import training
-from vidtron.config.arguments import number, path
+from vidtron.config.arguments import number_in, path_name
 from vidtron.config.cli import parse
 from vidtron.config.errors import refuse
 from vidtron.config.folders import folder_error
@@ -37,9 +37,9 @@ from vidtron.models.registry import family_of, preset, preset_names
 def main(argv: Sequence[str]) -> None:
     """Print the table. Exits with status 2 where the configuration is refused."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--epochs", type=number(int, Range(1, 10_000)), default=1)
+    parser.add_argument("--epochs", type=number_in(int, Range(1, 10_000)), default=1)
     parser.add_argument("--ratios", action="store_true")
-    parser.add_argument("--plot", type=path)
+    parser.add_argument("--plot", type=path_name)
     own, rest = parser.parse_known_args(argv)
     if "--help" in rest or "-h" in rest:
         print(__doc__)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vidtron.config.arguments import COUNT, number, path
+from vidtron.config.arguments import COUNT, number_in, path_name
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.errors import exit_with
 from vidtron.config.ranges import field_range
@@ -27,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", nargs="+", required=True, metavar="SHARDS")
-    parser.add_argument("--vae-path", type=path, help="unset: the built-in space-time transform")
-    parser.add_argument("--num-frames", type=number(int, field_range(DataConfig, "num_frames")), default=17)
-    parser.add_argument("--height", type=number(int, field_range(DataConfig, "height")), default=64)
-    parser.add_argument("--width", type=number(int, field_range(DataConfig, "width")), default=96)
-    parser.add_argument("--clips", type=number(int, COUNT), default=64, help="at most so many")
+    parser.add_argument("--vae-path", type=path_name, help="unset: the built-in space-time transform")
+    parser.add_argument("--num-frames", type=number_in(int, field_range(DataConfig, "num_frames")), default=17)
+    parser.add_argument("--height", type=number_in(int, field_range(DataConfig, "height")), default=64)
+    parser.add_argument("--width", type=number_in(int, field_range(DataConfig, "width")), default=96)
+    parser.add_argument("--clips", type=number_in(int, COUNT), default=64, help="at most so many")
     arguments = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = DataConfig(num_frames=arguments.num_frames, height=arguments.height, width=arguments.width)

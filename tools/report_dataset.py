@@ -16,7 +16,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from vidtron.config.arguments import MOST_WORKERS, number, path
+from vidtron.config.arguments import MOST_WORKERS, number_in, path_name
 from vidtron.config.cli import parse as parse_run
 from vidtron.config.folders import folder_error
 from vidtron.config.ranges import Range, field_range, refusals, shown
@@ -40,15 +40,33 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--data-path", nargs="+", required=True, metavar="SHARDS", help="folders, or URLs, with or without weights"
     )
-    parser.add_argument("--output", type=path, required=True, metavar="FILE", help="the page; is overwritten")
-    parser.add_argument("--samples", type=number(int, Range(0, 1_000_000)), default=200, metavar="N", help="clips shown, at most (default: 200)")
-    parser.add_argument("--seed", type=number(int, field_range(TrainingConfig, "seed")), default=0, help="of the choice of these, and of the run (default: 0)")
+    parser.add_argument("--output", type=path_name, required=True, metavar="FILE", help="the page; is overwritten")
     parser.add_argument(
-        "--table", type=path, metavar="PARQUET", help="curation table whose numbers are shown as well, by key or path"
+        "--samples",
+        type=number_in(int, Range(0, 1_000_000)),
+        default=200,
+        metavar="N",
+        help="clips shown, at most (default: 200)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=number_in(int, field_range(TrainingConfig, "seed")),
+        default=0,
+        help="of the choice of these, and of the run (default: 0)",
+    )
+    parser.add_argument(
+        "--table",
+        type=path_name,
+        metavar="PARQUET",
+        help="curation table whose numbers are shown as well, by key or path",
     )
     parser.add_argument("--model", choices=preset_names(), help="preset of the run whose buckets or size are shown")
     parser.add_argument(
-        "--workers", type=number(int, MOST_WORKERS), default=os.cpu_count() or 1, metavar="N", help="decoding threads (default: CPUs)"
+        "--workers",
+        type=number_in(int, MOST_WORKERS),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="decoding threads (default: CPUs)",
     )
     arguments, run_flags = parser.parse_known_args(argv)
     if arguments.output.suffix not in (".html", ".htm"):

@@ -46,24 +46,30 @@ WORDS = (
 FOLDERS = ("/proc/x", "/proc/self/mem/x", "/dev/null/x", "/sys/x", "/")
 YAML_VALUES = (
     "2001-99-99", "!!int abc", "9" * 5000, "[" * 3000, "[" * 3000 + "]" * 3000, "&a [1]", "!!binary zzz", "!!set {a}",
-    "!!python/object/apply:os.system [ls]", "{a: {b: c}}", "- 1", "'\\0'", '"\\0"', '"\\ud800"', "1:2:3", "0x" + "f" * 5000,
+    "!!python/object/apply:os.system [ls]", "{a: {b: c}}", "- 1", "'\\0'", '"\\0"', '"\\ud800"', "1:2:3",
+    "0x" + "f" * 5000,
     "!!float x", "!!timestamp x", "? [1] : 2", "null", "yes", "|\n  a\n  b", "1_000", ".nan", "-.inf", "!<x> 1", "%",
     "&a [*a]", "0b2", "!!omap [1]", "!!merge x", "!!null x", "!!bool maybe", "\t1",
 )  # fmt: skip
+BOMB = "b0: &b0 [x]\n" + "".join(f"b{n}: &b{n} [{','.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 10)) + "lr: *b9\n"
 YAML_FILES = (
-    "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{n}: &b{n} [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n" for n in range(9)) + "lr: *b8\n",
-    "<<: {lr: 1}\n", "- 1\n", "lr: 1\nlr: 2\n", "", "\0", "\ufeff", "lr", "? {a: 1}\n: 2\n", "---\nlr: 1\n---\nlr: 2\n",
-    "{" * 5000, "- " * 5000, "lr: 1\n" + "#" * 600_000, "1: 2\n", "yes: 1\n", "%YAML 9.9\n---\nlr: 1\n", "\x07", "lr: 1\r\rx",
+    BOMB,
+    "<<: {lr: 1}\n", "- 1\n", "lr: 1\nlr: 2\n", "", "\0", "\ufeff", "lr", "? {a: 1}\n: 2\n",
+    "---\nlr: 1\n---\nlr: 2\n",
+    "{" * 5000, "- " * 5000, "lr: 1\n" + "#" * 600_000, "1: 2\n", "yes: 1\n", "%YAML 9.9\n---\nlr: 1\n",
+    "\x07", "lr: 1\r\rx",
 )  # fmt: skip
 SMALL: dict[str, tuple[str, ...]] = {
-    "num_layers": ("1", "2"), "hidden_size": ("32", "64"), "num_attention_heads": ("1", "2"), "time_embed_dim": ("16", "33"),
+    "num_layers": ("1", "2"), "hidden_size": ("32", "64"), "num_attention_heads": ("1", "2"),
+    "time_embed_dim": ("16", "33"),
     "text_length": ("1", "7"), "text_width": ("8", "32"), "num_frames": ("1", "5", "9"), "height": ("32", "48"),
     "width": ("32", "64"), "patch_size": ("1", "2"), "patch_size_t": ("1", "2"), "micro_batch_size": ("1", "2"),
     "global_batch_size": ("2", "4"), "num_workers": ("0", "1"), "prefetch_samples": ("0", "3"), "train_iters": ("2",),
     "encode_ahead": ("0", "1"), "shuffle_window": ("4",), "eval_iters": ("1",), "frame_interval": ("1", "2"),
     "fps": ("4", "8"), "lora_rank": ("1", "4"), "in_channels": ("16", "32"), "lr": ("0", "1e-4", "1e-3"),
     "learned_position_grid": ("none", "3 3 4", "1 2 2"), "ema_decay": ("0.9", "0.5 0.9"), "ema_power": ("0.1",),
-    "freeze": ("*bias*",), "train_only": ("*linear*",), "frame_masks": ("image_head 0.5",), "out_channels": ("16", "32"),
+    "freeze": ("*bias*",), "train_only": ("*linear*",), "frame_masks": ("image_head 0.5",),
+    "out_channels": ("16", "32"),
     "rampup_batch_size": ("2 2 2",), "recompute_num_layers": ("1",), "lora_target_modules": ("to_q", "to_k ff.net.2"),
     "timestep_range": ("0 1", "0.2 0.7"), "wandb_exp_name": ("x",), "data_path": (), "valid_data_path": (),
     "lora_alpha": ("1", "8"), "min_lr": ("0",), "peak_tflops": ("1",), "global_batch_tokens": ("100",),

@@ -51,7 +51,7 @@ def test_the_preset_gives_way(command: str, field: str, value: object, capsys: p
 @pytest.mark.parametrize(
     ("command", "start"),
     [
-        ("cogvideox-tiny --train-iters 5 --lr-warmup-iters 10", "--lr-warmup-iters 10; accepted: less than --train-iters 5"),
+        ("cogvideox-tiny --train-iters 5 --lr-warmup-iters 10", "--lr-warmup-iters 10; accepted: less than"),
         ("cogvideox-tiny --lr-warmup-iters 3 --lr-warmup-fraction 0.1", "--lr-warmup-fraction 0.1"),
         (f"cogvideox-2b {FLOW} --noise-shift 3", "--noise-shift: needs"),
         ("cogvideox-5b --frame-interval 2 --fps 8", "--frame-interval 2 with --fps"),

@@ -170,7 +170,7 @@ def test_yaml_that_is_no_flat_mapping(text: str, message: str, tmp_path: Path, c
         ("? [1]\n: 2\n", "accepted as a key: a plain word (line 1)"),
         ("lr: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("lr: !!set {1}\n", "lr: {1}; accepted: a number"),
-        ("lr: \"\\0\"\n", "lr: '\\\\x00'; accepted: a number"),
+        ('lr: "\\0"\n', "lr: '\\\\x00'; accepted: a number"),
         ("#" * 600_000, "larger than 524,288 bytes"),
         ("\0", "not YAML"),
         ("a: 1\n---\na: 2\n", "not YAML"),
@@ -203,7 +203,10 @@ def test_an_empty_word_is_no_path(capsys: pytest.CaptureFixture, tmp_path: Path)
     file = tmp_path / "run.yaml"
     file.write_text("load: ''\n")
     errors = refused(capsys, "--model", "small", "--save", "", "--config", str(file))
-    assert errors == [f"{file}: load: ''; accepted: a path or none", "--save '': wrong value; accepted: a path or none"]
+    assert errors == [
+        f"{file}: load: ''; accepted: a path or none",
+        "--save '': wrong value; accepted: a path or none",
+    ]
 
 
 def test_the_last_flag_of_a_name_counts():

@@ -90,7 +90,7 @@ class _Outer:
 def test_optionals_sequences_and_nested_sections():
     assert list(refusals(_Outer())) == []
     found = list(refusals(_Outer(float("nan"), "a\0", Path("x" * 256), _Inner((0, 10)))))
-    starts = ("--rate nan", "--word a\\x00: holds a null byte", "--file xxx", "--sizes 0; accepted: 1 to 9", "--sizes 10")
+    starts = ("--rate nan", "--word a\\x00: holds a null", "--file xxx", "--sizes 0; accepted: 1 to 9", "--sizes 10")
     for refusal, start in zip(found, starts, strict=True):
         assert refusal.message.startswith(start)
     assert [refusal.hopeless for refusal in found] == [True, True, True, False, True]

@@ -14,7 +14,7 @@ MOST_WORKERS = Range(1, 4096)
 SECONDS = Range(0, 1_000_000, above=True)
 
 
-def number(kind: type[Number], accepted: Range) -> Callable[[str], Number]:
+def number_in(kind: type[Number], accepted: Range) -> Callable[[str], Number]:
     """Of that kind, within the range."""
 
     def read(word: str) -> Number:
@@ -30,7 +30,7 @@ def number(kind: type[Number], accepted: Range) -> Callable[[str], Number]:
     return read
 
 
-def path(word: str) -> Path:
+def path_name(word: str) -> Path:
     """A name that a file can have."""
     problem = name_error(word)
     if problem is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vidtron.config.arguments import MOST_WORKERS, number, path
+from vidtron.config.arguments import MOST_WORKERS, number_in, path_name
 from vidtron.data.building.build_state import SKIPPED_NAME, Progress, Skipped
 
 
@@ -53,7 +53,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("index")
     group.add_argument(
         "--tokenizer",
-        type=path,
+        type=path_name,
         metavar="FOLDER",
         help="local folder of a transformers tokenizer: the index then says how many tokens each caption has",
     )
@@ -66,7 +66,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=number(int, MOST_WORKERS),
+        type=number_in(int, MOST_WORKERS),
         default=os.cpu_count() or 1,
         metavar="N",
         help="clips worked on at a time (default: CPUs)",
