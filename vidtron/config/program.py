@@ -51,8 +51,9 @@ def parse_arguments(arguments: type[T], argv: Sequence[str], description: str | 
     errors = _empty_paths(arguments, argv)
     if errors:
         exit_with(errors, launched_rank())
-    parsed = tyro.cli(
-        described(arguments),
+    shape: Any = arguments
+    parsed: Any = tyro.cli(
+        described(shape),
         args=list(argv),
         config=(tyro.conf.OmitArgPrefixes,),
         description=description,

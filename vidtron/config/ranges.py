@@ -63,7 +63,8 @@ def refusals(config: Any, prefix: str = "--") -> Iterator[Refusal]:
         config: an instance; fields that hold dataclasses are entered.
         prefix: of the field's name in the messages.
     """
-    hints = annotations(type(config))
+    section: Any = type(config)
+    hints = annotations(section)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -81,8 +82,7 @@ def annotations(section: type) -> dict[str, Any]:
 def range_of(annotation: Any) -> Range | None:
     """The range declared in a type: of the number, or of the elements of a sequence."""
     if get_origin(annotation) is Annotated:
-        found = [part for part in get_args(annotation) if isinstance(part, Range)]
-        return found[0] if found else None
+        return next((part for part in get_args(annotation) if isinstance(part, Range)), None)
     return next((found for part in get_args(annotation) if (found := range_of(part)) is not None), None)
 
 
@@ -145,7 +145,7 @@ def _refused(option: str, annotation: Any, value: Any) -> Iterator[Refusal]:
             yield Refusal(f"{option} {_number(value)}; accepted: {accepted}", not value <= accepted.most)
     elif isinstance(value, str | Path):
         location = isinstance(value, Path) or _is_location(annotation)
-        problem = name_error(str(value), address=isinstance(value, str)) if location else text_error(value)
+        problem = name_error(str(value), address=isinstance(value, str)) if location else text_error(str(value))
         if problem is not None:
             yield Refusal(f"{option} {shown(str(value))}: {problem}", hopeless=True)
 

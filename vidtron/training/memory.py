@@ -53,7 +53,7 @@ def _state_bytes(config: RunConfig, world: World) -> float:
     elements = sum(sizes[name] for name in trained)
     precision, optimizer = config.precision, config.optimizer
     wide = not precision.bf16 or precision.accumulate_allreduce_grads_in_fp32
-    moments = 8 if optimizer.optimizer == "adam" else 4 if optimizer.sgd_momentum else 0
+    moments = 8.0 if optimizer.optimizer == "adam" else 4 if optimizer.sgd_momentum else 0
     kept = moments + (4 if precision.bf16 else 0) + 4 * (len(config.ema.ema_decay) + len(config.ema.ema_power))
     if optimizer.use_distributed_optimizer:
         kept /= max(1, world.size // model_parallel_size(config))
