@@ -161,7 +161,7 @@ def test_yaml_that_is_no_flat_mapping(text: str, message: str, tmp_path: Path, c
     [
         ("train_iters: 1\nlr: 2001-99-99\n", "'2001-99-99' is no value (line 2)"),
         ("lr: !!int abc\n", "'abc' is no value (line 1)"),
-        ("lr: " + "9" * 5000, "(5,000 characters)' is no value (line 1)"),
+        ("lr: " + "9" * 5000, "999' is no value (line 1)"),
         ("seed: 0x" + "f" * 5000, "seed: a number of thousands of digits; accepted: a whole number, 0 to"),
         ("lr: " + "[" * 3000, "nested too deep (line 1)"),
         ("lr: " + "[" * 3000 + "]" * 3000, "nested too deep (line 1)"),
@@ -170,7 +170,7 @@ def test_yaml_that_is_no_flat_mapping(text: str, message: str, tmp_path: Path, c
         ("? [1]\n: 2\n", "accepted as a key: a plain word (line 1)"),
         ("lr: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("lr: !!set {1}\n", "lr: {1}; accepted: a number"),
-        ('lr: "\\0"\n', "lr: '\\\\x00'; accepted: a number"),
+        ('lr: "\\0"\n', "lr: '\\x00'; accepted: a number"),
         ("#" * 600_000, "larger than 524,288 bytes"),
         ("\0", "not YAML"),
         ("a: 1\n---\na: 2\n", "not YAML"),

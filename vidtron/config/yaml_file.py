@@ -14,6 +14,7 @@ from vidtron.config.run import RunConfig
 
 MOST_BYTES = 512 * 1024
 MOST_NESTING = 16
+MOST_TOLD = 60
 _MERGE = "tag:yaml.org,2002:merge"
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,9 +26,8 @@ class _Loader(_BaseLoader):
         try:
             return super().construct_object(node, deep=True)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # 2001-99-99, !!int abc
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{shown(getattr(node, 'value', ''))!r} is no value", node.start_mark
-            ) from error
+            given = shown(str(node.value)[:MOST_TOLD])
+            raise yaml.constructor.ConstructorError(None, None, f"'{given}' is no value", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -126,7 +126,7 @@ def convert_all(
         try:
             values[name] = convert(value, table[name].annotation)
         except ValueError:
-            told = repr(shown(value)) if isinstance(value, str) else shown(value)
+            told = f"'{shown(value)}'" if isinstance(value, str) else shown(value)
             errors.append(f"{path}: {name}: {told}; accepted: {describe(table[name].annotation)}")
     return values, errors
 
