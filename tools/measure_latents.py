@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vidtron.config.arguments import COUNT, number_in, path_name
+from vidtron.config.arguments import COUNT, location, number_in, path_name
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.errors import exit_with
 from vidtron.config.ranges import field_range
@@ -26,7 +26,7 @@ from vidtron.inference.video_io import psnr, to_uint8
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-path", nargs="+", required=True, metavar="SHARDS")
+    parser.add_argument("--data-path", type=location, nargs="+", required=True, metavar="SHARDS")
     parser.add_argument("--vae-path", type=path_name, help="unset: the built-in space-time transform")
     parser.add_argument("--num-frames", type=number_in(int, field_range(DataConfig, "num_frames")), default=17)
     parser.add_argument("--height", type=number_in(int, field_range(DataConfig, "height")), default=64)

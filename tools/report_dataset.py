@@ -16,7 +16,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from vidtron.config.arguments import MOST_WORKERS, number_in, path_name
+from vidtron.config.arguments import MOST_WORKERS, location, number_in, path_name
 from vidtron.config.cli import parse as parse_run
 from vidtron.config.folders import folder_error
 from vidtron.config.ranges import Range, field_range, refusals, shown
@@ -38,7 +38,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--data-path", nargs="+", required=True, metavar="SHARDS", help="folders, or URLs, with or without weights"
+        "--data-path",
+        type=location,
+        nargs="+",
+        required=True,
+        metavar="SHARDS",
+        help="folders, or URLs, with or without weights",
     )
     parser.add_argument("--output", type=path_name, required=True, metavar="FILE", help="the page; is overwritten")
     parser.add_argument(

@@ -64,4 +64,5 @@ def test_valid_configurations_train(shards, tmp_path, capsys, monkeypatch):
         except Exception as error:
             raise AssertionError(f"{draft}") from error
         assert result.iteration == 2, draft
+        capsys.readouterr()
         trained += 1

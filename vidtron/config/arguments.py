@@ -36,3 +36,11 @@ def path_name(word: str) -> Path:
     if problem is not None:
         raise argparse.ArgumentTypeError(f"{shown(word)!r}: {problem}")
     return Path(word)
+
+
+def location(word: str) -> str:
+    """A path or an address of an object store; also a weight before one."""
+    problem = name_error(word, address=True)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"{shown(word)!r}: {problem}")
+    return word

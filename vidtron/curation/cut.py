@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import pyarrow as pa
 
-from vidtron.config.ranges import Range
+from vidtron.config.ranges import Range, name_error
 from vidtron.curation.probing import PROBED
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import ERROR, Row
@@ -45,7 +45,7 @@ class Cut(RowStep):
     def errors(self, resuming: bool) -> list[str]:
         """Also a folder that holds something else."""
         found = super().errors(resuming)
-        if found or resuming or not self.clips.exists():
+        if resuming or name_error(str(self.clips)) is not None or not self.clips.exists():
             return found
         if not self.clips.is_dir() or any(self.clips.iterdir()):
             found.append(f"cut --clips {self.clips}: is there already; accepted: a new or empty folder")
