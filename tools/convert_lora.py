@@ -19,7 +19,7 @@ from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
 from vidtron.config.errors import exit_with
 from vidtron.config.folders import folder_error
 from vidtron.config.program import parse_arguments
-from vidtron.config.ranges import Range, shown
+from vidtron.config.ranges import Range, refusals, shown
 
 
 @dataclass
@@ -52,6 +52,9 @@ class Arguments:
 def main() -> None:
     """Parse, read, write. Exits with status 2 where that is refused."""
     arguments = parse_arguments(Arguments, sys.argv[1:], __doc__)
+    refused = [refusal.message for refusal in refusals(arguments)]
+    if refused:
+        exit_with(refused, 0)
     problem = folder_error(arguments.save.parent)
     if problem is not None:
         exit_with([f"--save {shown(str(arguments.save))}: {problem}"], 0)

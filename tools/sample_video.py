@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vidtron.config.errors import ConfigurationError, refuse
 from vidtron.config.folders import folder_error
 from vidtron.config.program import parse_arguments
-from vidtron.config.ranges import Range, shown
+from vidtron.config.ranges import Range, refusals, shown
 from vidtron.config.world import World
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt, read_prompts
@@ -62,7 +62,7 @@ def main() -> None:
     except ValueError as error:
         refuse(str(error).splitlines(), world)
         raise
-    errors = check(config, run, world, prompts)
+    errors = [*(refusal.message for refusal in refusals(arguments)), *check(config, run, world, prompts)]
     if not prompts:
         errors.append("--prompt: missing; accepted: one text or more, or --prompts-file")
     problem = folder_error(arguments.output.output) if world.rank == 0 else None

@@ -46,7 +46,8 @@ def described(section: type) -> type:
 def parse_arguments(arguments: type[T], argv: Sequence[str], description: str | None) -> T:
     """The arguments of a program as a dataclass of dataclasses.
 
-    Exits with status 0 after --help, with status 2 where a value cannot be used: rank 0 prints each one's error.
+    Exits with status 0 after --help, with status 2 where no check can work with a value. Other values outside their
+    ranges are the caller's to tell, beside what else is wrong.
     """
     errors = _empty_paths(arguments, argv)
     if errors:
@@ -60,9 +61,9 @@ def parse_arguments(arguments: type[T], argv: Sequence[str], description: str | 
         console_outputs=launched_rank() == 0,
     )
     result = _original(arguments, parsed)
-    errors = [refusal.message for refusal in refusals(result)]
-    if errors:
-        exit_with(errors, launched_rank())
+    refused = list(refusals(result))
+    if any(refusal.hopeless for refusal in refused):
+        exit_with([refusal.message for refusal in refused], launched_rank())
     return result
 
 
