@@ -25,7 +25,8 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     network = config.network
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+        latent_channels = family.latent_shape(config)[1]
+        return encoders.check(config, world, text_width=network.text_width, latent_channels=latent_channels)
 
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))
@@ -34,11 +35,17 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     return collect_errors(rooms, config, world)
 
 
+def configured(argv: Sequence[str]) -> tuple[RunConfig, World]:
+    """Parse and check. Exits with status 2 where the configuration is refused."""
+    config = parse(argv, preset, preset_names())
+    world = World.of_launcher()
+    refuse(errors_of(config, world), world)
+    return config, world
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse, check, train. Exits with status 2 where the configuration is refused."""
-    config = parse(argv, preset, preset_names())
-    world = World.from_environment()
-    refuse(errors_of(config, world), world)
+    config, world = configured(argv)
 
     from vidtron import training
     from vidtron.data.errors import ShardError

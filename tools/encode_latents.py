@@ -16,6 +16,7 @@ Exit status: 0 done (samples that cannot be read are named in CACHE/skipped.json
 import sys
 from collections.abc import Sequence
 
+from vidtron.config import check as config_check
 from vidtron.config.cli import parse
 from vidtron.config.errors import ConfigurationError, collect_errors, refuse
 from vidtron.config.run import RunConfig
@@ -38,19 +39,20 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
         return [] if config.encoders.latent_cache is not None else ["--latent-cache: missing; accepted: a folder"]
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+        latent_channels = family.latent_shape(config)[1]
+        return encoders.check(config, world, text_width=network.text_width, latent_channels=latent_channels)
 
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))
 
-    return collect_errors((check_cache, check_encoders, check_data), config, world)
+    return collect_errors((check_cache, config_check.check_values, check_encoders, check_data), config, world)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, encode."""
     words = sys.argv[1:] if argv is None else argv
     given = parse(words, preset, preset_names(), "encode_latents.py", _ABOUT)
-    world = World.from_environment()
+    world = World.of_launcher()
     refuse(errors_of(given, world), world)
 
     from vidtron.training.encode_shards import Progress, encode_shards, encoding_run

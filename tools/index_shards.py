@@ -10,8 +10,10 @@ be used is named, skipped and counted. The index that older versions wrote is re
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from vidtron.config.arguments import path_name
+from vidtron.config.folders import folder_error
+from vidtron.config.ranges import shown
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.shard_indexer import IndexOptions, index_shards
 from vidtron.data.building.terminal import TerminalProgress, add_index_arguments, report
@@ -20,10 +22,14 @@ from vidtron.data.building.terminal import TerminalProgress, add_index_arguments
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for skipped samples under --strict, 2 for a folder that cannot be used, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of .tar files")
+    parser.add_argument("folder", type=path_name, metavar="FOLDER", help="folder of .tar files")
     add_index_arguments(parser)
     arguments = parser.parse_args(argv)
     options = IndexOptions(arguments.folder, arguments.workers, arguments.tokenizer, tuple(arguments.scores))
+    problem = folder_error(options.folder) if options.folder.is_dir() else None
+    if problem is not None:
+        print(f"error: {shown(str(options.folder))}: {problem}", file=sys.stderr)
+        return 2
     progress = TerminalProgress()
     try:
         result = index_shards(options, progress)

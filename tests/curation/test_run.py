@@ -136,7 +136,7 @@ def test_what_a_run_refuses(tmp_path):
             Fragile(log=tmp_path / "log"), tmp_path / "none.parquet",
             running=Running(workers=-1, rows_per_part=0, row_seconds=0),
         )  # fmt: skip
-    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+    assert [line.split(";")[0] for line in str(caught.value).splitlines()] == [
         "--workers -1", "--rows-per-part 0", "--row-seconds 0",
     ]  # fmt: skip
 

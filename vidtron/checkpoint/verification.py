@@ -164,7 +164,7 @@ def small_input(network: CogVideoXConfig) -> dict[str, Tensor]:
     if network.learned_position_grid is not None:  # a learned table is for one height and width
         t, h, w = 1, *network.learned_position_grid[1:]
     patch = network.patch_size
-    shape = (1, t * network.patch_size_t, network.out_channels, h * patch, w * patch)
+    shape = (1, t * network.patch_size_t, network.channels, h * patch, w * patch)
     inputs = {
         "noisy_BTCHW": torch.randn(shape, generator=generator),
         "timesteps_B": torch.tensor([500]),
