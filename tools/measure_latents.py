@@ -18,7 +18,7 @@ from vidtron.config.errors import exit_with
 from vidtron.config.ranges import field_range
 from vidtron.data.decoding.loader import ClipLoader
 from vidtron.data.planning.plan import Plan
-from vidtron.data.shards.index import ShardError, ShardIndex
+from vidtron.data.shards.index import ShardIndex
 from vidtron.encoders import video_autoencoder
 from vidtron.inference.video_io import psnr, to_uint8
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         autoencoder.latent_shape(*data.size)
         index = ShardIndex.open(arguments.data_path)
         plan = Plan.from_config(index, data, 0, sequential=True)
-    except (ShardError, ValueError) as error:
+    except ValueError as error:
         exit_with(str(error).splitlines(), 0)
     clips = ClipLoader(plan, data, range(min(arguments.clips, len(index))), num_workers=0)
     latents, quality = [], []
