@@ -171,7 +171,7 @@ def from_sat(
         raise ValueError("\n".join(f"{name}: missing" for name in missing))
     if known["hidden_size"] % known["num_attention_heads"]:
         raise ValueError(
-            f"a hidden size of {known['hidden_size']} does not divide by {known['num_attention_heads']} attention heads"
+            f"hidden size {known['hidden_size']} does not divide by {known['num_attention_heads']} attention heads"
         )
     known.update(_patches(shapes, known))
     sample = known.pop("sample", None)
