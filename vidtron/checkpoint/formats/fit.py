@@ -47,14 +47,16 @@ def misfits(
         model: the preset it is called by.
         found: name -> shape of the file's tensors, whole.
         ignored: names that may be there without being in the table.
-        more: messages `NAME: what` about other tensors.
+        more: messages `NAME: what`, each instead of others about that tensor.
 
     Returns:
         The number of tensors; lines: the sizes in which the tensors differ from the network, layers that are missing
         whole, the first tensors, and the preset that fits best, if it is another.
     """
     rows = rows_of(network)
-    problems = [*differences(rows, found, sizes(network), network, ignored), *more]
+    named = {_name(problem) for problem in more}
+    problems = [p for p in differences(rows, found, sizes(network), network, ignored) if _name(p) not in named]
+    problems += more
     if not problems:
         return 0, []
     layers = _Layers(rows)
@@ -89,10 +91,13 @@ class _Layers:
             lines.append(f"{_plural(extra)} {ranges(extra)}: in the tensors, but the network has {wanted}")
 
         def is_told(problem: str) -> bool:
-            name, end = problem.partition(": ")[0], problem[-len(_MISSING) :]
-            return end in (_MISSING, _UNKNOWN) and _layer(name, names) in missing | extra
+            return problem.endswith((_MISSING, _UNKNOWN)) and _layer(_name(problem), names) in missing | extra
 
         return lines, [problem for problem in problems if not is_told(problem)]
+
+
+def _name(problem: str) -> str:
+    return problem.partition(": ")[0]
 
 
 def _plural(layers: Collection[int]) -> str:

@@ -40,7 +40,7 @@ def rank_files(path: Path, *, ema: bool) -> list[Path]:
         path = path.parent
     folder = path
     if (path / LATEST).is_file():
-        folder = path / _tag(path / LATEST)
+        folder = path / tag_in(path / LATEST)
     if ema and not folder.name.endswith("-ema"):
         folder = folder.with_name(f"{folder.name}-ema")
     found = {int(m[1]): file for file in folder.glob("mp_rank_*.pt") if (m := _RANK_FILE.fullmatch(file.name))}
@@ -56,7 +56,7 @@ def rank_files(path: Path, *, ema: bool) -> list[Path]:
     return [found[rank] for rank in range(len(found))]
 
 
-def _tag(file: Path) -> str:
+def tag_in(file: Path) -> str:
     """The folder that a `latest` file names."""
     try:
         tag = file.read_text(encoding="utf-8").strip()
