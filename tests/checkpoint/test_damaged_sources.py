@@ -184,7 +184,7 @@ def test_ranks_of_other_shapes(whole, tmp_path):
 def test_a_pt_file_that_holds_something_else(content, tmp_path):
     folder = copy_sat("5b", tmp_path / "sat")
     torch.save(content, rank_file(folder))
-    with pytest.raises(ConversionError, match="mp_rank_00_model_states.pt: no tensors under `module`|1000"):
+    with pytest.raises(ConversionError, match=r"mp_rank_00_model_states\.pt: no tensors under `module`"):
         open_weights(folder)
 
 
@@ -205,7 +205,7 @@ def test_safetensors_whose_header_lies(tmp_path):
         open_weights(folder)
     tensors = load_file(diffusers("5b") / "transformer" / WEIGHTS)
     save_file({**tensors, "proj_out.bias": tensors["proj_out.bias"].double()}, file)
-    with pytest.raises(ConversionError, match="proj_out.bias: F64; accepted: F32, BF16, F16"):
+    with pytest.raises(ConversionError, match=r"proj_out\.bias: F64; accepted: F32, BF16, F16"):
         open_weights(folder)
 
 
@@ -219,9 +219,7 @@ def test_a_config_without_its_sizes(tmp_path):
     assert "layers 2 to 29 of 30: missing, with all tensors" in str(failure.value)
     assert "config.json does not say num_layers: diffusers' defaults hold" in str(failure.value)
     (folder / CONFIG).write_text(json.dumps({**config, "num_layers": "2", "patch_size": 0}))
-    with pytest.raises(
-        ConversionError, match=r"config.json: num_layers: '2'; accepted: a whole.*\npatch_size: 0; acc"
-    ):
+    with pytest.raises(ConversionError, match=r"config.json: num_layers: '2'; accepted: a whole.*\npatch_size: 0;"):
         open_weights(folder)
 
 
@@ -230,9 +228,7 @@ def test_shards_that_hold_the_same_tensor(whole, tmp_path):
     shutil.copytree(whole / "diffusers", folder)
     first, second = sorted(folder.glob("*.safetensors"))[:2]
     shutil.copy(first, second)
-    with pytest.raises(
-        ConversionError, match=f"{second.name}: holds .*, which another of the folder's files holds too"
-    ):
+    with pytest.raises(ConversionError, match=f"{second.name}: holds .*, which another of the folder's"):
         open_weights(folder)
 
 

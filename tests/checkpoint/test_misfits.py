@@ -23,7 +23,10 @@ TINY = registry.preset("cogvideox-tiny").network
 def tensors_of(model, rows_of):
     network = registry.preset(model).network
     letters = sizes(network)
-    return {n: s for row in rows_of(network) for n, s in zip(row.theirs, row.their_shapes(letters, network))}
+    found = {}
+    for row in rows_of(network):
+        found.update(zip(row.theirs, row.their_shapes(letters, network), strict=True))
+    return found
 
 
 def drop_layers(folder, *layers):
@@ -98,9 +101,7 @@ def test_a_last_layer_that_is_missing(tiny, tmp_path):
     whole = open_weights(tiny)
     assert whole.warnings == []
     drop_layers(tiny, 3)
-    with pytest.raises(
-        ConversionError, match=r"(?s)layers: 3 in the tensors, 4 in the.*\nlayer 3 of 4: missing, with"
-    ):
+    with pytest.raises(ConversionError, match=r"(?s)layers: 3 in the tensors, 4 in .*\nlayer 3 of 4: missing"):
         open_weights(tiny)
     (tiny / "model_config.json").unlink()
     with pytest.raises(ConversionError, match="layer 3 of 4: missing, with all tensors"):

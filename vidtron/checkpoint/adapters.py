@@ -152,7 +152,7 @@ def load_start(path: str | Path, chunks: Sequence[Any], groups: Groups, moved_to
         CheckpointError: as `load_with_base`.
     """
     named = {n.name for chunk in chunks for n in global_names(bare(chunk))}
-    stored = folders.is_complete(path) and any(map(is_adapter, tensor_shapes_on_disk(path)))
+    stored = folders.is_complete(path) and any(map(is_adapter, tensor_shapes_on_disk(Path(path))))
     if stored or not any(map(is_adapter, named)):
         load_with_base(path, chunks, None, None, groups, moved_to=moved_to)
     else:

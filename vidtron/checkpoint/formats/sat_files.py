@@ -119,9 +119,10 @@ def load_module(path: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
             ) from error
         raise ConversionError(f"{path}: cannot be read, it is truncated or damaged: {reason}") from error
     module = content.get("module", content) if isinstance(content, Mapping) else None
-    if not isinstance(module, Mapping) or not any(isinstance(value, Tensor) for value in module.values()):
+    named = module.items() if isinstance(module, Mapping) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
         raise ConversionError(f"{path}: no tensors under `module`; accepted: a file of SAT's trainer")
-    tensors = {name: value for name, value in module.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if odd := [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_meta]:
         raise ConversionError(f"{path}: {odd[0]}: no plain tensor; accepted: a file of SAT's trainer")
     return tensors

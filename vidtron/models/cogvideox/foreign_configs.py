@@ -40,7 +40,7 @@ _FIXED_IN_DIFFUSERS: dict[str, Any] = {
 }
 
 
-_LIMITS_IN_DIFFUSERS = {
+_LIMITS_IN_DIFFUSERS: dict[str, values.Limit] = {
     "num_layers": values.LAYERS,
     "num_attention_heads": values.HEADS,
     "attention_head_dim": values.HEADS,

@@ -22,13 +22,13 @@ def wrong_values(values: Mapping[str, Any], limits: Mapping[str, Limit]) -> list
         value = values.get(name)
         if value is None:
             continue
-        if limit is bool:
+        if isinstance(limit, int):
+            legal, accepted = type(value) is int and 1 <= value <= limit, f"a whole number from 1 to {limit:,}"
+        elif limit is bool:
             legal, accepted = isinstance(value, bool), "true or false"
-        elif limit is float:
+        else:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             legal, accepted = number and 0 < value < 1e9, "a finite number above 0"
-        else:
-            legal, accepted = type(value) is int and 1 <= value <= limit, f"a whole number from 1 to {limit:,}"
         if not legal:
             problems.append(f"{name}: {_short(value)}; accepted: {accepted}")
     return problems

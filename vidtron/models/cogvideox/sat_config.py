@@ -14,10 +14,11 @@ from vidtron.models.cogvideox.foreign_values import (
     PATCH,
     TEXT_TOKENS,
     WIDTH,
+    Limit,
     wrong_values,
 )
 
-_LIMITS = {
+_LIMITS: dict[str, Limit] = {
     "num_layers": LAYERS,
     "hidden_size": WIDTH,
     "num_attention_heads": HEADS,
@@ -28,7 +29,7 @@ _LIMITS = {
     "latent_height": LATENT_PIXELS,
     "latent_width": LATENT_PIXELS,
 }
-_FIELD_LIMITS = {
+_FIELD_LIMITS: dict[str, Limit] = {
     "patch_size": PATCH,
     "patch_size_t": PATCH,
     "text_length": TEXT_TOKENS,
