@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from vidtron.checkpoint import ConversionError, convert
+from vidtron.checkpoint import convert
 from vidtron.checkpoint.formats import FORMATS
 from vidtron.checkpoint.formats.base import DTYPES
 from vidtron.checkpoint.formats.sat import VERSIONS
@@ -77,9 +77,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     def progress(names: list[str]) -> tqdm:
         return tqdm(names, unit="tensor", disable=not sys.stderr.isatty())
 
+    def warn(warning: str) -> None:
+        print(f"warning: {warning}", file=sys.stderr)
+
     try:
-        result = convert(**vars(arguments), progress=progress)
-    except (ConversionError, FileExistsError, ValueError) as error:
+        result = convert(**vars(arguments), progress=progress, warn=warn)
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        exit_with([f"{place}{error.strerror}" if error.strerror else str(error)], 0)
+    except ValueError as error:  # and ConversionError
         exit_with(str(error).splitlines(), 0)
     for note in result.notes:
         print(f"note: {note}")

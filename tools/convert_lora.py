@@ -80,6 +80,8 @@ def main() -> None:
                 alpha = write_sat(adapters, arguments.save, **options)
             else:
                 weights = open_weights(arguments.base, trust_pickle=arguments.trust_pickle, adapters=True)
+                for warning in weights.warnings:
+                    print(f"warning: {warning}", file=sys.stderr)
                 alpha = write_sat_with_base(adapters, weights, arguments.save, dtype=dtype, **options)
             told = f"the YAML of SAT needs r: {next(iter(adapters.values())).rank}, lora_alpha: {alpha:g}"
     except (CheckpointError, ConversionError, OSError) as error:

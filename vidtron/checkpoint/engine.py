@@ -43,6 +43,7 @@ from vidtron.checkpoint.state import (
     sharded_state,
     tensor_shapes,
 )
+from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.writing import adapt_writing
 from vidtron.parallel import Groups, any_rank, barrier, gather_objects
 from vidtron.parallel.mcore_versions import async_save_arguments
@@ -179,7 +180,7 @@ def load(
         part: the weights to load; the others keep their values, and are left out where the checkpoint has them.
 
     Raises:
-        CheckpointError: it is not complete, or does not have the tensors of this run; the message names them all.
+        CheckpointError: it is not complete, or does not have the tensors of this run; the message sums up which.
     """
     request = sharded_state(chunks, optimizer, groups, is_loading=True, part=part)
     averages_request = requested_averages(averages, model_state(request, chunks))
@@ -264,4 +265,5 @@ def _check_tensors(
             if with_optimizer
             else "accepted: the same model"
         )
-        raise CheckpointError(f"--load {path}: {len(problems)} tensors differ; {advice}\n" + "\n".join(problems))
+        told = summarized(problems)
+        raise CheckpointError(f"--load {path}: {len(problems)} tensors differ; {advice}\n" + "\n".join(told))

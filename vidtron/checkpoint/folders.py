@@ -21,37 +21,41 @@ def folder_name(iteration: int) -> str:
     return f"iter_{iteration:07d}"
 
 
-def iteration_of(path: Path) -> int:
+def iteration_of(path: str | Path) -> int:
     """The number of steps in a checkpoint folder's name.
 
     Raises:
         ValueError: it is no checkpoint's name.
     """
+    path = Path(path)
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path} is not named like a checkpoint; accepted: iter_ and at least 7 digits")
     return int(match[1])
 
 
-def is_complete(path: Path) -> bool:
+def is_complete(path: str | Path) -> bool:
     """Whether the folder is a checkpoint that can be loaded."""
+    path = Path(path)
     return _NAME.fullmatch(path.name) is not None and all((path / marker).is_file() for marker in _MARKERS)
 
 
-def completed(run_dir: Path) -> list[Path]:
+def completed(run_dir: str | Path) -> list[Path]:
     """The checkpoints of a run that can be loaded, oldest first."""
+    run_dir = Path(run_dir)
     if not run_dir.is_dir():
         return []
     return sorted((path for path in run_dir.iterdir() if is_complete(path)), key=iteration_of)
 
 
-def latest(run_dir: Path) -> Path | None:
+def latest(run_dir: str | Path) -> Path | None:
     """The newest checkpoint of a run that can be loaded."""
     return next(reversed(completed(run_dir)), None)
 
 
-def begin(run_dir: Path, iteration: int) -> Path:
+def begin(run_dir: str | Path, iteration: int) -> Path:
     """A new empty folder to write a checkpoint into; what killed saves have left is removed."""
+    run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     for leftover in run_dir.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -73,7 +77,7 @@ def publish(unfinished: Path) -> Path:
     return final
 
 
-def prune(run_dir: Path, keep: int) -> list[Path]:
+def prune(run_dir: str | Path, keep: int) -> list[Path]:
     """Delete all but the newest `keep` complete checkpoints; returns the deleted ones.
 
     Raises:
