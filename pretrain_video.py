@@ -6,13 +6,22 @@
 Plain `python pretrain_video.py` trains on one rank. `--help` lists all flags.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 
+from vidtron.config import signals, storage
+
+# Here, for what follows imports torch. A process that is started by spawning (background saves under some versions)
+# imports this file again.
+if __name__ == "__main__":
+    signals.listen_for_stop()
+
 from vidtron.config import check as config_check
 from vidtron.config.cli import parse
-from vidtron.config.errors import ConfigurationError, collect_errors, refuse
+from vidtron.config.errors import ConfigurationError, collect_errors, exit_with, refuse
 from vidtron.config.run import RunConfig
+from vidtron.config.storage import StorageError
 from vidtron.config.world import World
 from vidtron.models.registry import family_of, preset, preset_names
 
@@ -35,7 +44,11 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, check, train. Exits with status 2 where the configuration is refused."""
+    """Parse, check, train.
+
+    Exits with status 2 where the configuration is refused, 1 where something cannot be written (a full disk), 130
+    where Ctrl-C came a second time. Asked to stop, it saves and exits with status 0.
+    """
     config = parse(argv, preset, preset_names())
     world = World.from_environment()
     refuse(errors_of(config, world), world)
@@ -46,8 +59,13 @@ def main(argv: Sequence[str]) -> None:
         training.run(config, world)
     except ConfigurationError as error:  # what only the opened encoders could tell
         refuse(error.errors, world)
+    except StorageError as error:
+        exit_with([str(error)], world.rank, storage.EXIT_STATUS)
+    except KeyboardInterrupt:
+        if world.rank == 0:
+            print("interrupted again: left at once; earlier checkpoints are as they were", file=sys.stderr, flush=True)
+        raise SystemExit(signals.status_of(signal.SIGINT)) from None
 
 
-# A process that is started by spawning (background saves under some versions) imports this file again.
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -97,6 +97,11 @@ def _signal(number: signal.Signals) -> Callable[[Trainer, Any], None]:
     return lambda trainer, batches: os.kill(os.getpid(), number)
 
 
+def _interrupt_twice(trainer: Trainer, batches: Any) -> None:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def _kill_decoder(trainer: Trainer, batches: Any) -> None:
     os.kill(batches._source.loader._work._workers.processes()[0], signal.SIGKILL)
 
@@ -109,6 +114,7 @@ FAULTS: dict[str, Callable[[Trainer, Any], None]] = {
     "bug": _stumble,
     "SIGKILL": _signal(signal.SIGKILL),
     "SIGINT": _signal(signal.SIGINT),
+    "SIGINT twice": _interrupt_twice,
     "SIGTERM": _signal(signal.SIGTERM),
     "decoder killed": _kill_decoder,
 }

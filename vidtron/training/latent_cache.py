@@ -1,6 +1,6 @@
 """Cached latents of a run: read where they are there, else encoded and written (`--latent-cache`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -76,6 +76,8 @@ class LatentCache:
             self.store = LatentStore(folder, terms, [bucket.size for bucket in plan.buckets])
         except LatentCacheError as error:
             raise ConfigurationError(error.errors) from error
+        self.on_failure: Callable[[LatentCacheError], None] = _raise
+        """Called, from any thread, where something cannot be written; unless it raises, the run goes on without."""
         self._plan = plan
         self._empty_LE = text_encoder.encode([""])[0].float().cpu()
 
@@ -90,12 +92,8 @@ class LatentCache:
         return None if tensors is None else from_tensors(tensors, self._empty_LE)
 
     def record(self, clip: Clip, encoded: EncodedClip) -> None:
-        """Write what was encoded of a clip, unless it is there.
-
-        Raises:
-            LatentCacheError: it cannot be written.
-        """
-        self.store.put(clip.row, clip.size, self.content(clip, encoded))
+        """Write what was encoded of a clip, unless it is there."""
+        self._try(lambda: self.store.put(clip.row, clip.size, self.content(clip, encoded)))
 
     def content(self, clip: Clip, encoded: EncodedClip) -> Content:
         """The entry of a clip."""
@@ -103,8 +101,18 @@ class LatentCache:
 
     def sync(self) -> None:
         """Return when all that was recorded is on the disk."""
-        self.store.sync()
+        self._try(self.store.sync)
 
     def close(self) -> None:
         """End what is being written. May be called again."""
-        self.store.close()
+        self._try(self.store.close)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except LatentCacheError as error:
+            self.on_failure(error)
+
+
+def _raise(error: LatentCacheError) -> None:
+    raise error
