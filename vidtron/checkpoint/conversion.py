@@ -17,6 +17,7 @@ from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.verification import Verification
+from vidtron.config.storage import writing
 from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, SAT_FINAL_NORM_EPS
@@ -90,6 +91,7 @@ def convert(
         ConversionError: the source is no checkpoint, damaged, or does not fit its network (all tensors are named), or
             the verification finds a difference.
         FileExistsError: the target exists.
+        StorageError: the target cannot be written; nothing is left of it.
         ValueError: an argument is none of the accepted.
     """
     load, save = Path(load), Path(save)
@@ -127,11 +129,16 @@ def convert(
         parameters=sum(spec.nbytes // spec.dtype.itemsize for spec in specs.values()),
         notes=[*source.notes, *notes],
     )
+    advice = "make room there; nothing is left of this attempt"
     with published(save, overwrite=overwrite) as folder:
-        target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
+        with writing(save, advice):
+            target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
         for name in progress(list(specs)):
-            target.write(name, cast(source.read(name), specs[name]))
-        target.finish()
+            tensor = cast(source.read(name), specs[name])
+            with writing(save, advice):
+                target.write(name, tensor)
+        with writing(save, advice):
+            target.finish()
         result.notes += getattr(target, "notes", [])
         if verify:
             written = open_weights(folder, save_format, model=model)

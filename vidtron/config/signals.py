@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from vidtron.config import storage
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """After these a training run saves and leaves: what schedulers send before they take a job's machines away, and
 Ctrl-C."""
@@ -88,7 +90,7 @@ def run_tool(main: Callable[[], int | None], advice: str) -> NoReturn:
     """Run a tool and end the program with the status that it returns.
 
     A signal interrupts it wherever it is: the tool cleans up, and the program ends with one line (of rank 0) and the
-    signal's status.
+    signal's status. So it does where the tool cannot write, with the status of that.
 
     Args:
         main: the tool, which reads the command line itself.
@@ -103,6 +105,9 @@ def run_tool(main: Callable[[], int | None], advice: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":
             print(_words(came, advice), file=sys.stderr, flush=True)
         sys.exit(status_of(came))
+    except storage.StorageError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(storage.EXIT_STATUS)
     sys.exit(status)
 
 

@@ -40,9 +40,9 @@ def reason_of(error: BaseException, folder: Path) -> str | None:
     return None
 
 
-def cannot_write(path: Path, error: OSError, advice: str) -> StorageError:
-    """The error to tell: `path` could not be written; `advice` says what to do."""
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}); {advice}")
+def cannot_write(path: Path, reason: str, advice: str) -> StorageError:
+    """The error to tell: `path` could not be written, why, and what to do."""
+    return StorageError(f"{path}: cannot be written ({reason}); {advice}")
 
 
 @contextlib.contextmanager
@@ -54,21 +54,29 @@ def writing(path: Path, advice: str) -> Iterator[None]:
         advice: what to do.
 
     Raises:
-        StorageError: in the place of an OSError.
+        StorageError: in the place of an OSError, or of what else a writer raised for want of storage.
     """
     try:
         yield
     except OSError as error:
-        raise cannot_write(path, error, advice) from error
+        raise cannot_write(path, error.strerror or str(error), advice) from error
+    except StorageError:
+        raise
+    except RuntimeError as error:  # of torch's writers
+        reason = reason_of(error, next(folder for folder in path.absolute().parents if folder.is_dir()))
+        if reason is None:
+            raise
+        raise cannot_write(path, reason, advice) from error
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; the file takes its own name when the block ends, and is gone if that raises.
 
-    So readers see all of it or nothing, and an earlier file of that name stays until then.
+    Its folder is made. So readers see all of it or nothing, and an earlier file of that name stays until then.
     """
     part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
         part.replace(path)

@@ -9,7 +9,7 @@ import torch
 
 from vidtron.checkpoint import folder_name
 from vidtron.config.run import RunConfig
-from vidtron.config.storage import cannot_write
+from vidtron.config.storage import StorageError
 from vidtron.config.validation import ValidationConfig
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import VALIDATION_FLAGS, Prompt, read_prompts
@@ -114,8 +114,8 @@ class ValidationSamples:
             if turn % groups.replica_size == groups.replica_rank:
                 try:
                     write_video(folder / files[number], sampler.decode(latents_TCHW), sampler.fps)
-                except OSError as error:
-                    self.requests.fail(cannot_write(folder / files[number], error, "make room there"))
+                except StorageError as error:
+                    self.requests.fail(error)
         try:
             self._leave_together(stop or self.requests.wish())
         except Interrupted:
