@@ -17,6 +17,7 @@ if __name__ == "__main__":
     signals.listen_for_end()
 
 import argparse
+import sys
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby

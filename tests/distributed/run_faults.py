@@ -55,6 +55,8 @@ def rank_process(rank: int, world_size: int, port: int, mark: str, run: Any, fau
         "OMP_NUM_THREADS": "1",
         MARK: mark,
     }
+    # Tests started in the background of a shell ignore SIGINT, and so would the ranks.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     train_with(rank, run, fault)
 
 
