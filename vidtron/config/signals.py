@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vidtron.config import storage
 
@@ -20,6 +20,8 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _received: signal.Signals | None = None
 _run_begun = False
+_former: dict[signal.Signals, Any] = {}
+"""What the signals did before `listen_for_end`."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,7 +81,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def listen_for_end() -> None:
     """For a tool, until `run_tool` runs it: ends the program at once, which has not begun yet."""
     for number in filter(can_be_taken, END_SIGNALS):
-        signal.signal(number, _end)
+        _former[number] = signal.signal(number, _end)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -108,7 +110,10 @@ def run_tool(main: Callable[[], int | None], advice: str) -> NoReturn:
     except storage.StorageError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(storage.EXIT_STATUS)
-    sys.exit(status)
+    finally:
+        for number, handler in _former.items():
+            signal.signal(number, handler)
+    sys.exit(status or 0)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
