@@ -111,11 +111,14 @@ def uninterrupted(pool, shards, held_out, tmp_path_factory):
 
 BEFORE_THE_FIRST_STEP = ("groups", "model", "first batch")
 CASES = [
-    *[(moment, "alone", 0) for moment in MOMENTS if moment != "saving"],
     ("groups", "DP2", 1),
+    ("model", "alone", 0),
     ("first batch", "TP2", 1),
+    ("reading held-out clips", "alone", 0),
+    ("evaluation", "alone", 0),
     ("evaluation", "DP2", 1),
     ("evaluation", "PP2", 0),
+    ("last batch of the evaluation", "alone", 0),
     ("denoising", "TP2", 1),
     ("denoising", "DP2", 1),
     ("decoding", "TP2", 1),
