@@ -46,7 +46,7 @@ from vidtron.checkpoint.state import (
     tensor_shapes,
 )
 from vidtron.checkpoint.writing import adapt_writing
-from vidtron.config.storage import StorageError
+from vidtron.config.storage import StorageError, writing
 from vidtron.parallel import Groups, any_rank, gather_objects, on_first_rank
 from vidtron.parallel.mcore_versions import async_save_arguments
 
@@ -185,7 +185,13 @@ class CheckpointWriter:
         return FullyParallelSaveStrategyWrapper(strategy, self.groups.dp_cp)
 
     def _begin(self, iteration: int) -> Path:
-        self._unfinished = on_first_rank(lambda: folders.begin(self.run_dir, iteration), self.groups)
+        def begin() -> Path:
+            with writing(
+                self.run_dir, "earlier checkpoints are as they were. Make room there, and continue with --load"
+            ):
+                return folders.begin(self.run_dir, iteration)
+
+        self._unfinished = on_first_rank(begin, self.groups)
         return self._unfinished
 
     def _publish(self, unfinished: Path) -> None:
@@ -204,7 +210,8 @@ class CheckpointWriter:
 
     def _settle(self, unfinished: Path, failure: Exception | None = None) -> None:
         """Go on if no rank has failed; else all ranks raise, and nothing is left of the save."""
-        failure = failure or kept_failure()
+        kept = kept_failure()
+        failure = failure or kept
         reason = None if failure is None else reason_not_saved(failure, unfinished)
         failed = gather_objects((failure is not None, reason), self.groups.world)
         if not any(has_failed for has_failed, _ in failed):

@@ -5,6 +5,7 @@ complete. So a save that is killed at any moment leaves the older checkpoints as
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -58,12 +59,15 @@ def begin(run_dir: Path, iteration: int) -> Path:
     """A new empty folder to write a checkpoint into; what killed saves have left is removed.
 
     Raises:
-        OSError: it cannot be made; FileExistsError where another process is writing this very checkpoint.
+        OSError: it cannot be made; or another process is writing this very checkpoint.
     """
     clear_unfinished(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     unfinished = run_dir / (_UNFINISHED + folder_name(iteration))
-    unfinished.mkdir()
+    try:
+        unfinished.mkdir()
+    except FileExistsError as error:
+        raise OSError(errno.EBUSY, f"another process is writing {unfinished.name}", str(run_dir)) from error
     # Held by this process and those forked from it to write, however they end.
     descriptor = os.open(unfinished, os.O_RDONLY)
     _locks[unfinished] = descriptor

@@ -60,7 +60,8 @@ def on_first_rank(action: Callable[[], T], groups: Groups) -> T:
         StorageError: it could not write, on all ranks.
         Exception: whatever else it raised on rank 0; a RuntimeError that tells of it on the others.
     """
-    result, error = None, None
+    result: Any = None
+    error: Exception | None = None
     if groups.rank == 0:
         try:
             result = action()

@@ -115,14 +115,15 @@ class Trainer:
     def _steps(self, batches: TrainingBatches) -> str:
         """All steps with what belongs between them; returns why the run ends."""
         training = self.config.training
-        stop = self._validate() if self._evaluates() and self.progress.evaluation_due else None
+        interval = training.eval_interval
+        stop = self._validate() if interval is not None and self.progress.evaluation_due else None
         while stop is None and self.progress.iteration < training.train_iters:
             try:
                 stop = self._step(batches)
             except Interrupted as interruption:  # before its first step
                 return interruption.reason
             iteration = self.progress.iteration
-            if self._evaluates() and iteration % training.eval_interval == 0:
+            if interval is not None and iteration % interval == 0:
                 self.progress.evaluation_due = True
                 stop = stop or self._validate()
             if stop is None and self.requests.at_interval(iteration):
@@ -136,9 +137,6 @@ class Trainer:
             if saves and stop is None:  # it may have taken long
                 stop = self.requests.agreed(self.groups)
         return stop or "done"
-
-    def _evaluates(self) -> bool:
-        return self.config.training.eval_interval is not None
 
     def _farewell(self) -> str:
         done, reason = self.progress.iteration, self.result.stopped_by
