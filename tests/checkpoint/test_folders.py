@@ -1,5 +1,7 @@
 """Names of checkpoints, and which are complete."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

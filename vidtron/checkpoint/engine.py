@@ -47,7 +47,7 @@ from vidtron.checkpoint.state import (
 )
 from vidtron.checkpoint.writing import adapt_writing
 from vidtron.config.storage import StorageError, writing
-from vidtron.parallel import Groups, any_rank, gather_objects, on_first_rank
+from vidtron.parallel import Groups, any_rank, barrier, gather_objects, on_first_rank
 from vidtron.parallel.mcore_versions import async_save_arguments
 
 _OPTIMIZER_PREFIX = "optimizer."
@@ -187,7 +187,7 @@ class CheckpointWriter:
     def _begin(self, iteration: int) -> Path:
         def begin() -> Path:
             with writing(
-                self.run_dir, "earlier checkpoints are as they were. Make room there, and continue with --load"
+                self.run_dir, "earlier checkpoints are as they were. Make room there and continue with --load"
             ):
                 return folders.begin(self.run_dir, iteration)
 
@@ -217,6 +217,7 @@ class CheckpointWriter:
         if not any(has_failed for has_failed, _ in failed):
             return
         self.abandon()
+        barrier(self.groups)  # no rank leaves, and has its launcher end the others, before all is removed
         reason = next((reason for _, reason in failed if reason is not None), None)
         if reason is None and failure is not None:
             raise failure
