@@ -87,7 +87,7 @@ def test_what_a_killed_run_leaves(pool, fresh_process, shards, tmp_path, uninter
     """Its decoding process and the one that saves in the background end with it, though only the rank was killed; the
     folder that they leave is removed by the next start, before it saves anything."""
     shared_memory = sorted(os.listdir("/dev/shm"))
-    flags = {"save": tmp_path, "load": tmp_path, "train_iters": STEPS, "num_workers": 1, "decoder": "pyav"}
+    flags = {"save": tmp_path, "load": tmp_path, "train_iters": STEPS, "num_workers": 1}
     run = small_run(shards, **flags, save_interval=1, async_save=True)
     process = fresh_process(target=train_with_stalled_writer, args=(run,))
     process.start()
