@@ -9,6 +9,11 @@ command again to finish a build that was interrupted. Clips that cannot be read 
 and counted.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -121,9 +126,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BuildError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished shard", file=sys.stderr)
-        return 130
     finally:
         progress.close()
     if result.already_complete:
@@ -135,4 +137,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run_tool(main, "the same command goes on from the last finished shard")

@@ -6,6 +6,11 @@
 What is written, and what to know about the formats: docs/checkpoints.md. Exits with status 2 where it refuses.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -95,4 +100,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "nothing was written")

@@ -5,6 +5,11 @@
 To train on adapters of another tool, give their file to pretrain_video.py --lora-load.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "nothing was written")

@@ -7,6 +7,11 @@ and, where there is one, a json. Every clip is decoded once, to know its frames;
 be used is named, skipped and counted. The index that older versions wrote is replaced the same way.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -36,9 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
-        return 130
     finally:
         progress.close()
     report(arguments.folder, result.samples, result.shards, len(result.skipped))
@@ -46,4 +48,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run_tool(main, "nothing was changed")

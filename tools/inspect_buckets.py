@@ -11,6 +11,11 @@ cost of a step in FLOPs over the mean of all steps; share of the pictures that i
 short clips do not have and are repeated.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -185,4 +190,4 @@ def _range(values: Sequence[int] | Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    signals.run_tool(lambda: main(sys.argv[1:]), "nothing was written")

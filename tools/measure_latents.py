@@ -7,6 +7,11 @@ the others - and the PSNR of the reconstruction. 1 / RMS of all is the --scale-f
 size.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 from collections.abc import Sequence
 
@@ -64,4 +69,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "nothing was written")

@@ -8,6 +8,11 @@ The file needs no network and no other file. With --model it also shows what an 
 the page are filtered by its link as well: report.html#q=cat&min_score_aesthetic=5&sort=duration.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import os
 import sys
@@ -132,4 +137,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run_tool(main, "nothing was written")

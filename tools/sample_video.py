@@ -6,6 +6,11 @@ Under torchrun the model is spread as in training (--tensor-model-parallel-size,
 the prompts, or the two halves of guidance. Exit status: 0 all videos are written, 1 some prompts failed, 2 refused.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "the videos that were written are whole")

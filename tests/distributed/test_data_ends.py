@@ -54,7 +54,7 @@ CASES = [
     ("reads refused", "PP2", 2),
     ("SIGKILL", "TP2", 2),
     ("SIGKILL", "DP2 x PP2", 1),
-    ("SIGINT", "DP2", 0),
+    ("SIGINT twice", "DP2", 0),
 ]
 
 
@@ -82,7 +82,7 @@ def test_all_ranks_end(fresh_process, pool, shards, expected, tmp_path, fault, n
     assert pool.run(train, layout.ranks, run)[0].losses == pytest.approx(expected[saved:], rel=1e-5)
 
 
-@pytest.mark.parametrize(("fault", "done"), [("SIGTERM", 4), ("decoder killed", STEPS)])
+@pytest.mark.parametrize(("fault", "done"), [("SIGTERM", 4), ("SIGINT", 4), ("decoder killed", STEPS)])
 def test_the_run_is_saved(fresh_process, pool, shards, expected, tmp_path, fault, done):  # noqa: F811
     flags = {"train_iters": STEPS, "decoder": "pyav", "num_workers": 1, "encode_ahead": 2, "save": tmp_path / "run"}
     run = small_run(shards, **flags, tensor_model_parallel_size=2)

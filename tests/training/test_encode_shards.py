@@ -94,7 +94,10 @@ def test_finished_shards_are_skipped_and_torn_ones_made_again(three_shards, tmp_
     with pytest.raises(KeyboardInterrupt):
         encode(0, run, Progress(sample=stop_in_the_second))
     names = {path.name for path in (tmp_path / "cache").iterdir()}
-    assert "shard_000000.tar" in names and "shard_000001.tar" not in names and ".shard_000001.tar" in names
+    assert names == {"cache.json", "shard_000000.tar", "shard_000000.entries.jsonl"}, "an interrupted one is removed"
+    for suffix in ("tar", "entries.jsonl"):  # as SIGKILL leaves it
+        torn = (tmp_path / "cache" / f"shard_000000.{suffix}").read_bytes()[:-100]
+        (tmp_path / "cache" / f".shard_000001.{suffix}").write_bytes(torn)
     count, told = Count(monkeypatch), []
     again = Progress(begin=told.append, shard=lambda name, samples: told.append((name, samples)))
     assert encode(0, run, again) == EncodeResult(3, 1, 0)

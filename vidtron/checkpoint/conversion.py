@@ -18,6 +18,7 @@ from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.verification import Verification
+from vidtron.config.storage import writing
 from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, SAT_FINAL_NORM_EPS
@@ -96,6 +97,7 @@ def convert(
         ConversionError: the source is no checkpoint, damaged, or does not fit its network (the message tells in which
             sizes, layers and tensors), fp16 cannot hold its values, or the verification finds a difference.
         FileExistsError: the target exists.
+        StorageError: the target cannot be written; nothing is left of it.
         ValueError: an argument is none of the accepted.
     """
     load, save = Path(load), Path(save)
@@ -141,16 +143,20 @@ def convert(
 
     tell(source.warnings)
     not_finite = NotFinite()
+    advice = "make room there; nothing is left of this attempt"
     with published(save, overwrite=overwrite) as folder:
-        target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
+        with writing(save, advice):
+            target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
         for name in progress(list(specs)):
             tensor = source.read(name)
             not_finite.look_at(name, tensor, source)
             written_tensor = cast(tensor, specs[name])
             refuse_overflow(name, tensor, written_tensor)
-            target.write(name, written_tensor)
+            with writing(save, advice):
+                target.write(name, written_tensor)
         tell(not_finite.warnings(load))
-        target.finish()
+        with writing(save, advice):
+            target.finish()
         result.notes += getattr(target, "notes", [])
         if verify:
             written = open_weights(folder, save_format, model=model)

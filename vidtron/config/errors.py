@@ -51,15 +51,15 @@ def collect_errors(checks: Iterable[Check], config: RunConfig, world: World) -> 
     return list(dict.fromkeys(errors))
 
 
-def exit_with(errors: list[str], rank: int) -> NoReturn:
-    """End the process with status 2; rank 0 prints the errors first, one a line."""
+def exit_with(errors: list[str], rank: int, status: int = EXIT_STATUS) -> NoReturn:
+    """End the process with a status; rank 0 prints the errors first, one a line."""
     if rank == 0:
         for error in errors:
             print(f"error: {' '.join(error.splitlines())}", file=sys.stderr)
         sys.stderr.flush()
     else:
         time.sleep(HEAD_START_SECONDS)
-    raise SystemExit(EXIT_STATUS)
+    raise SystemExit(status)
 
 
 def refuse(errors: list[str], world: World) -> None:

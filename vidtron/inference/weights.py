@@ -10,7 +10,7 @@ from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError, WeightSource
 from vidtron.checkpoint.formats.megatron import run_configuration
 from vidtron.config import cli
-from vidtron.config.errors import launched_rank
+from vidtron.config.launcher import launched_rank
 from vidtron.config.run import RunConfig
 from vidtron.inference.config import SamplingConfig
 from vidtron.models import registry

@@ -1,6 +1,6 @@
 """Cached latents of a run: read where they are there, else encoded and written (`--latent-cache`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -81,6 +81,8 @@ class LatentCache:
             self.store = LatentStore(folder, terms, sizes, len(plan.index), self._problem)
         except LatentCacheError as error:
             raise ConfigurationError(error.errors) from error
+        self.on_failure: Callable[[LatentCacheError], None] = _raise
+        """Called, from any thread, where something cannot be written; unless it raises, the run goes on without."""
 
     def lookup(self, sample: PlannedSample, frame_numbers: Sequence[int]) -> EncodedClip | None:
         """The sample as it was encoded before, on the CPU; None where it was not.
@@ -93,14 +95,10 @@ class LatentCache:
         return None if tensors is None else from_tensors(tensors, self._empty_LE)
 
     def record(self, clip: Clip, encoded: EncodedClip) -> None:
-        """Write what was encoded of a clip, unless it is there, or could not be used again.
-
-        Raises:
-            LatentCacheError: it cannot be written.
-        """
+        """Write what was encoded of a clip, unless it is there, or could not be used again."""
         content = self.content(clip, encoded)
         if not self._problem(clip.size, content.tensors):
-            self.store.put(clip.row, clip.size, content)
+            self._try(lambda: self.store.put(clip.row, clip.size, content))
 
     def content(self, clip: Clip, encoded: EncodedClip) -> Content:
         """The entry of a clip."""
@@ -108,11 +106,17 @@ class LatentCache:
 
     def sync(self) -> None:
         """Return when all that was recorded is on the disk."""
-        self.store.sync()
+        self._try(self.store.sync)
 
     def close(self) -> None:
         """End what is being written. May be called again."""
-        self.store.close()
+        self._try(self.store.close)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except LatentCacheError as error:
+            self.on_failure(error)
 
     def _problem(self, size: Size, tensors: Mapping[str, torch.Tensor]) -> str:
         """Why the tensors of an entry are not what this run's encoders would give for a clip of a size; empty if
@@ -141,3 +145,7 @@ class LatentCache:
             if not torch.isfinite(tensor).all():
                 return f"{name} is not finite"
         return ""
+
+
+def _raise(error: LatentCacheError) -> None:
+    raise error

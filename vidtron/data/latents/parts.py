@@ -254,6 +254,12 @@ class PartWriter:
         finally:
             self._release()
 
+    def discard(self) -> None:
+        """Remove the part, which is not finished: its room may be needed."""
+        self._release()
+        for path in (self.journal, self.tar):
+            path.unlink(missing_ok=True)
+
     def rename(self, name: str) -> None:
         """Give a closed part its name; the journal's comes last, for it makes the part known."""
         for path, suffix in ((self.tar, TAR_SUFFIX), (self.journal, JOURNAL_SUFFIX)):

@@ -168,9 +168,9 @@ class LatentStore:
     def close(self) -> None:
         """End the part that this process writes. May be called again."""
         with self._lock:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
 
     def _journals(self) -> Iterator[tuple[int, str, int]]:
         """(time of the last change, name, bytes) of every finished or growing part's journal."""

@@ -128,8 +128,10 @@ class IndexWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            try:
+                self._file.close()  # writes what is left, if it can
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         if self._rows:
