@@ -46,6 +46,8 @@ class VideoAutoencoder(Protocol):
     """A frozen video autoencoder."""
 
     geometry: LatentGeometry
+    has_variance: bool
+    """Whether posteriors are more than points."""
 
     def encode(self, video_CTHW: Tensor) -> Posterior:
         """Posterior of one clip [3, T, H, W], float32 in [-1, 1]; ValueError for a size that does not fit."""

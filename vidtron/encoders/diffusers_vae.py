@@ -46,6 +46,9 @@ def geometry_of(config: Mapping[str, Any]) -> LatentGeometry:
 class DiffusersVideoAutoencoder:
     """AutoencoderKLCogVideoX from a local folder, frozen. Needs the diffusers package (ImportError without it)."""
 
+    has_variance = True
+    """Whether posteriors are more than points."""
+
     def __init__(
         self,
         path: Path,

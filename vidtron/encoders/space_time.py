@@ -146,6 +146,8 @@ class SpaceTimeTransform:
     Encoding is deterministic; `logvar` is None.
     """
 
+    has_variance = False
+
     def __init__(self, device: torch.device | str = "cpu", geometry: LatentGeometry = CAUSAL) -> None:
         """
         Args:

@@ -43,6 +43,10 @@ class Family(Protocol):
         """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
         ...
 
+    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
+        """Numbers in each of the whole network's weights, by name, adapters left out."""
+        ...
+
     def check(self, run: RunConfig, world: World) -> list[str]:
         """Everything about the network, its clip size and what of it is trained that cannot work."""
         ...

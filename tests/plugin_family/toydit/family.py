@@ -45,6 +45,10 @@ class ToyFamily:
     def parameter_names(self, run: RunConfig) -> list[str]:
         return names.parameters(run.network, adapters=run.adaptation.lora_rank is not None)
 
+    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
+        hidden = run.network.hidden_size  # no weight is larger than the MLP's first
+        return dict.fromkeys(names.parameters(run.network, adapters=False), 4 * hidden**2)
+
     def check(self, run: RunConfig, world: World) -> list[str]:
         errors = []
         if run.network.num_attention_heads % run.parallel.tensor_model_parallel_size:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtron.data.decoding.pyav import UndecodableError, opened
+from vidtron.data.limits import MOST_FPS, MOST_FRAMES, MOST_SECONDS
 from vidtron.data.shards.sample import IMAGE_EXTENSIONS, ClipFacts
 
 _REGULAR = 0.25  # a time stamp off by more than this part of a frame's time makes the clip irregular
@@ -31,7 +32,8 @@ def probe(source: bytes | Path) -> ClipFacts:
     """Facts of a clip.
 
     Raises:
-        UndecodableError: it has no video, no frames, damaged frames, or frames of several sizes.
+        UndecodableError: it has no video, no frames, damaged frames, frames of several sizes, or more of something
+            than `vidtron.data.limits` allows.
     """
     with opened(source) as (container, stream):
         packets, frames = _decode_all(container, stream)
@@ -40,7 +42,12 @@ def probe(source: bytes | Path) -> ClipFacts:
         seconds = _seconds(frames, stream)
         width, height, rotation = frames[0]["size"]
         duration = seconds[-1]
-        fps = (len(frames) - 1) / duration if duration > 0 else float(stream.average_rate or 1)
+        fps = (len(frames) - 1) / duration if duration > 0 else min(float(stream.average_rate or 1), MOST_FPS)
+        if fps > MOST_FPS or duration > MOST_SECONDS:
+            raise UndecodableError(
+                f"it shows {fps:.6g} frames a second for {duration:.6g} seconds; accepted: at most {MOST_FPS:g} for "
+                f"{MOST_SECONDS:g}"
+            )
         regular = all(abs(time * fps - i) < _REGULAR for i, time in enumerate(seconds))
         return ClipFacts(
             width=height if rotation % 180 else width,
@@ -86,6 +93,8 @@ def _decode_all(container: Any, stream: Any) -> tuple[list[Any], list[dict[str, 
                 raise UndecodableError(f"frame {len(frames)} is damaged")
             if frames and size != frames[0]["size"]:
                 raise UndecodableError(f"its size changes at frame {len(frames)}")
+            if len(frames) == MOST_FRAMES:
+                raise UndecodableError(f"it has more than {MOST_FRAMES} frames")
             frames.append({"pts": frame.pts, "size": size, "checksum": _checksum(frame)})
     return packets, frames
 

@@ -45,11 +45,11 @@ def score_names(entries: Iterable[dict[str, Any]], listed: Sequence[str]) -> lis
 
 
 def score_of(value: Any) -> float | None:
-    """A score as a number; None for nothing. ValueError or TypeError where it is something else."""
+    """A score as a number; None for nothing, or no finite one. ValueError or TypeError where it is something else."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     number = float(value)
-    return None if math.isnan(number) else number
+    return number if math.isfinite(number) else None
 
 
 def columns_of(names: Sequence[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Indexing webdataset tars that are there already, whoever made them."""
 
-import json
 import re
 import shutil
 import tarfile
@@ -9,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vidtron.config.foreign_json import parse_json
+from vidtron.config.storage import writing
 from vidtron.data.building.build_state import BuildError, BuildState, Part, Progress, Skipped, made_in_order
 from vidtron.data.building.captions import token_counter
 from vidtron.data.building.probe import probe_media
@@ -62,6 +63,7 @@ def index_shards(options: IndexOptions, progress: Progress | None = None) -> Bui
 
     Raises:
         BuildError: the folder holds no tars, none with a usable sample, or an unfinished build.
+        StorageError: the index cannot be written; nothing is changed.
     """
     progress = progress or Progress()
     shards = _shards(options)
@@ -70,10 +72,11 @@ def index_shards(options: IndexOptions, progress: Progress | None = None) -> Bui
     except ValueError as error:
         raise BuildError(str(error)) from error
     state = BuildState(options.folder, _STATE_FOLDER)
-    state.folder.mkdir(exist_ok=True)
     try:
-        number, scores = _write_parts(state, shards, options, count_tokens, progress)
-        header, left_out = state.finish(number, scores, {})
+        with writing(options.folder, "make room there"):
+            state.folder.mkdir(exist_ok=True)
+            number, scores = _write_parts(state, shards, options, count_tokens, progress)
+            header, left_out = state.finish(number, scores, {})
     finally:
         shutil.rmtree(state.folder, ignore_errors=True)
     return BuildResult(header["samples"], len(header["shards"]), left_out, 0.0)
@@ -212,7 +215,7 @@ def _row(found: _Found | _End, listed: tuple[str, ...]) -> tuple[IndexRow, str]:
 def _scores(about: bytes | None, listed: tuple[str, ...]) -> dict[str, float | None]:
     """Numbers of a json member that are scores."""
     try:
-        entries: Any = json.loads(about) if about else {}
+        entries: Any = parse_json(about) if about else {}
     except ValueError as error:
         raise UndecodableError(f"its .json is no JSON ({error})") from error
     scores: dict[str, float | None] = {}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vidtron.config.storage import writing
 from vidtron.data.building.build_state import (
     BuildError,
     BuildState,
@@ -75,6 +76,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     Raises:
         BuildError: the arguments contradict each other, or those of an earlier build in the same folder.
         SourceError: the input holds no clips.
+        StorageError: shards or index cannot be written; finished shards stay.
     """
     progress = progress or Progress()
     _check(options)
@@ -91,13 +93,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     done = {number for number in range(len(runs)) if state.read(number) is not None}
     progress.begin(len(pieces), sum(len(runs[number]) for number in done))
     due = [piece for number, run in enumerate(runs) if number not in done for piece in run]
-    with made_in_order(lambda piece: _make(piece, options.codec), due, options.workers) as made:
+    with (
+        writing(options.output, "make room there; the same command goes on from the last finished shard"),
+        made_in_order(lambda piece: _make(piece, options.codec), due, options.workers) as made,
+    ):
         for number, run in enumerate(runs):
             if number not in done:
                 part = _write_shard(options.output, shard_name(number), run, made, facts, progress)
                 state.write(number, part)
                 progress.shard(part.shard, len(part.rows))
-    header, skipped = state.finish(len(runs), facts.scores, {"build": arguments})
+        header, skipped = state.finish(len(runs), facts.scores, {"build": arguments})
     return BuildResult(header["samples"], len(header["shards"]), skipped, left_over)
 
 
@@ -225,20 +230,24 @@ def _write_shard(
     temporary = output / f".{name}.tmp"
     rows: list[IndexRow] = []
     skipped: list[Skipped] = []
-    with temporary.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-            for _ in run:
-                piece, future = next(made)
-                try:
-                    content, clip = future.result()
-                except UndecodableError as error:
-                    skipped.append(Skipped(piece.key, str(piece.clip.path), str(error)))
-                    progress.piece(skipped[-1])
-                    continue
-                rows.append(_add_sample(tar, name, piece, content, clip, facts))
-                progress.piece(None)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+                for _ in run:
+                    piece, future = next(made)
+                    try:
+                        content, clip = future.result()
+                    except UndecodableError as error:
+                        skipped.append(Skipped(piece.key, str(piece.clip.path), str(error)))
+                        progress.piece(skipped[-1])
+                        continue
+                    rows.append(_add_sample(tar, name, piece, content, clip, facts))
+                    progress.piece(None)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     size = temporary.stat().st_size if rows else 0
     if rows:
         temporary.replace(output / name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vidtron.config.arguments import MOST_WORKERS, number_in, path_name
 from vidtron.data.building.build_state import SKIPPED_NAME, Progress, Skipped
 
 
@@ -52,7 +53,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("index")
     group.add_argument(
         "--tokenizer",
-        type=Path,
+        type=path_name,
         metavar="FOLDER",
         help="local folder of a transformers tokenizer: the index then says how many tokens each caption has",
     )
@@ -65,7 +66,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=number_in(int, MOST_WORKERS),
         default=os.cpu_count() or 1,
         metavar="N",
         help="clips worked on at a time (default: CPUs)",

@@ -7,12 +7,13 @@ from megatron.core.transformer.module import MegatronModule
 
 from vidtron.config.data import ClipSize
 from vidtron.config.geometry import LatentGeometry, causal_geometry
+from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
 from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.models import freezing
 from vidtron.models.cogvideox import lora_names
-from vidtron.models.cogvideox.checkpoint_names import sat_rows
+from vidtron.models.cogvideox.checkpoint_names import our_rows, sat_rows, sizes
 from vidtron.models.cogvideox.config import PRESETS, SPATIAL_RATIO, TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
@@ -70,7 +71,7 @@ class CogVideoXFamily:
 
     def geometry(self, run: RunConfig) -> LatentGeometry:
         """How the latents lie over the video."""
-        return causal_geometry(run.network.out_channels, TEMPORAL_RATIO, SPATIAL_RATIO)
+        return causal_geometry(run.network.channels, TEMPORAL_RATIO, SPATIAL_RATIO)
 
     def texts(self, run: RunConfig) -> tuple[TextSpec, ...]:
         """What the network takes of a caption."""
@@ -141,6 +142,13 @@ class CogVideoXFamily:
             )
         return names
 
+    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
+        """Numbers in each of the whole network's weights, by name, adapters left out."""
+        letters = sizes(run.network)
+        rows = our_rows(run.network)
+        elements = {row.shape: math.prod(row.our_shape(letters)) for row in rows}
+        return {row.ours: elements[row.shape] for row in rows}
+
     def check(self, run: RunConfig, world: World) -> list[str]:
         """Everything about the network, its clip size and what of it is trained that cannot work."""
         return [
@@ -198,10 +206,7 @@ class CogVideoXFamily:
 
 
 def _check_network(network: CogVideoXConfig) -> list[str]:
-    errors = []
-    for flag in ("num_layers", "hidden_size", "num_attention_heads", "time_embed_dim", "text_length", "text_width"):
-        if getattr(network, flag) < 1:
-            errors.append(f"--{flag.replace('_', '-')} {getattr(network, flag)}: accepted: 1 or more")
+    errors = [refusal.message for refusal in refusals(network)]
     if errors:
         return errors
     if network.hidden_size % network.num_attention_heads:
@@ -216,10 +221,16 @@ def _check_network(network: CogVideoXConfig) -> list[str]:
         )
     if network.position == "sincos" and network.hidden_size % 16:
         errors.append(f"--hidden-size {network.hidden_size}: sincos positions take multiples of 16")
-    if network.in_channels not in (network.out_channels, 2 * network.out_channels):
+    latent = network.channels
+    if network.in_channels not in (latent, 2 * latent):
         errors.append(
-            f"--in-channels {network.in_channels}: accepted: {network.out_channels} (text to video) or "
-            f"{2 * network.out_channels} (with an image condition)"
+            f"--in-channels {network.in_channels}: accepted: {latent} (text to video) or {2 * latent} (with an image "
+            "condition)"
+        )
+    if network.out_channels not in (latent, 2 * latent):
+        errors.append(
+            f"--out-channels {network.out_channels}: accepted: {latent}, the latent's, or {2 * latent} (with "
+            "--predicted-variance)"
         )
     return errors
 
