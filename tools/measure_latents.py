@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = DataConfig(num_frames=arguments.num_frames, height=arguments.height, width=arguments.width)
     try:
-        autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), device, torch.float32)
+        autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), CAUSAL, device, torch.float32)
         autoencoder.geometry.latent_shape(*data.size)
         index = ShardIndex.open(arguments.data_path)
         plan = Plan.from_config(index, data, 0, sequential=True)

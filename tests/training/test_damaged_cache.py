@@ -24,6 +24,7 @@ from vidtron.data.latents.header import HEADER_NAME, LatentCacheError
 from vidtron.data.latents.parts import JOURNAL_SUFFIX, TAR_SUFFIX, Content, PartWriter, read_content, read_journal
 from vidtron.encoders.hashed_tokens import HashedTokens
 from vidtron.encoders.space_time import SpaceTimeTransform
+from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.registry import family_of
 from vidtron.training.latent_cache import LatentCache
 from vidtron.training.sources import training_plan
@@ -52,7 +53,8 @@ def opened(shards: Path, folder: Path) -> LatentCache:
     run = small_run(shards, **EPOCH, latent_cache=folder)
     plan = training_plan(run, family_of(run.model))
     text = HashedTokens(run.network.text_width, run.network.text_length)
-    return LatentCache(folder, run, plan, torch.float32, SpaceTimeTransform(), text, image_conditioned=False)
+    spec = CogVideoXFamily().inputs(run)
+    return LatentCache(folder, run, plan, torch.float32, SpaceTimeTransform(), [text], spec)
 
 
 def overwritten(folder: Path, rng: random.Random) -> None:
@@ -199,7 +201,7 @@ def test_damage_is_refused_or_the_entry_is_missing(shards: Path, cache: Path, tm
                 missing += 1
                 continue
             assert torch.equal(entry.posterior.mean_CTHW, good[row].posterior.mean_CTHW), number
-            assert torch.equal(entry.text_LE, good[row].text_LE), number
+            assert torch.equal(entry.texts[0].states_BLE, good[row].texts[0].states_BLE), number
     assert missing > TRIES // 4 // 4 and refused
 
 
