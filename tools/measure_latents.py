@@ -25,6 +25,7 @@ from vidtron.data.decoding.loader import ClipLoader
 from vidtron.data.planning.plan import Plan
 from vidtron.data.shards.index import ShardIndex
 from vidtron.encoders import video_autoencoder
+from vidtron.encoders.space_time import CAUSAL
 from vidtron.inference.video_io import psnr, to_uint8
 
 

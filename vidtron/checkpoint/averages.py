@@ -72,9 +72,6 @@ def sharded_averages(averages: Averages, models: Mapping[str, Any]) -> dict[str,
     Args:
         averages: of this rank.
         models: sharded state of the rank's model chunks.
-
-    Raises:
-        NotImplementedError: a weight that megatron-core takes apart before it is saved.
     """
     weights = _sharded_weights(models)
     return {
@@ -85,23 +82,24 @@ def sharded_averages(averages: Averages, models: Mapping[str, Any]) -> dict[str,
     }
 
 
-def requested_averages(averages: Averages, models: Mapping[str, Any]) -> dict[str, dict[int, ShardedTensor]]:
-    """What to load for the averages: whole weights, numbered as the parts are; memory is still to be given to them.
-
-    Raises:
-        NotImplementedError: as for `sharded_averages`.
-    """
+def requested_averages(averages: Averages, models: Mapping[str, Any]) -> dict[str, dict[int, list[ShardedTensor]]]:
+    """What to load for the averages: the pieces of whole weights, numbered as the parts are; memory is still to be
+    given to them."""
     weights = _sharded_weights(models)
     return {
-        average: {number: _averaged(average, weights[id(part.weight)], data=None) for number, part in enumerate(parts)}
+        average: {
+            number: [_averaged(average, piece, data=None) for _, piece in _pieces(weights[id(part.weight)])]
+            for number, part in enumerate(parts)
+        }
         for average, parts in averages.items()
     }
 
 
-def restore_average(loaded: Mapping[int, torch.Tensor], parts: Sequence[AveragedPart]) -> None:
+def restore_average(loaded: Mapping[int, Sequence[torch.Tensor]], parts: Sequence[AveragedPart]) -> None:
     """Put the loaded weights of one average into its parts."""
     for number, part in enumerate(parts):
-        part.values.copy_(loaded[number].view(-1)[part.first : part.first + part.values.numel()])
+        whole = torch.cat([piece.view(-1) for piece in loaded[number]])
+        part.values.copy_(whole[part.first : part.first + part.values.numel()])
 
 
 def _sharded_weights(models: Mapping[str, Any]) -> dict[int, Any]:
@@ -110,15 +108,33 @@ def _sharded_weights(models: Mapping[str, Any]) -> dict[int, Any]:
     return {id(tensor.data): tensor for tensor in nested_values(tensors)}
 
 
-def _averaged(average: str, weight: Any, data: torch.Tensor | None) -> ShardedTensor:
+def _pieces(weight: Any) -> Iterator[tuple[int, ShardedTensor]]:
+    """Runs of rows of a weight that are saved each by themselves, and where they begin in it, row by row.
+
+    Most weights are one; megatron-core saves gate and value of a gated MLP apart (transformer/mlp.py:276, 0.16.1).
+    """
+    begin = 0
+    for piece in [weight] if isinstance(weight, ShardedTensor) else weight.build():
+        yield begin, piece
+        begin += math.prod(piece.local_shape)
+
+
+def _averaged(average: str, weight: ShardedTensor, data: torch.Tensor | None) -> ShardedTensor:
     """An average's tensor in the place of the weight."""
-    if not isinstance(weight, ShardedTensor):
-        raise NotImplementedError(f"{weight.key}: no average can be kept of a weight that is saved in pieces")
     return replace(weight, key=average_key(average, weight.key), data=data, dtype=torch.float32)
 
 
 def _written(average: str, part: AveragedPart, weight: Any) -> Iterator[ShardedTensor]:
     """What this rank writes of a weight's average, or would write if it were asked to."""
+    for begin, piece in _pieces(weight):
+        end = begin + math.prod(piece.local_shape)
+        first, stop = max(part.first, begin), min(part.first + part.values.numel(), end)
+        if first < stop or not math.prod(piece.local_shape):
+            values = part.values[first - part.first : max(first, stop) - part.first]
+            yield from _written_piece(average, replace(part, first=first - begin, values=values), piece)
+
+
+def _written_piece(average: str, part: AveragedPart, weight: ShardedTensor) -> Iterator[ShardedTensor]:
     if part.copy is None:
         yield _averaged(average, weight, part.values.view(weight.local_shape))
         return

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
@@ -256,7 +257,7 @@ def load(
     averages_request = requested_averages(averages, model_state(request, chunks))
     _check_tensors(path, [request, averages_request], groups, averages, part, with_optimizer=optimizer is not None)
     for average, parts in averages.items():
-        for tensor in averages_request[average].values():
+        for tensor in nested_values(averages_request[average]):
             tensor.init_data("cpu")
         # A rank that trains nothing asks for nothing, and mcore leaves what is empty out.
         restore_average(_read(path, {"ema": averages_request.pop(average)}, groups).get("ema", {}), parts)
