@@ -11,7 +11,8 @@ from vidtron.checkpoint.adapters import (
 )
 from vidtron.checkpoint.averages import AveragedPart, Averages
 from vidtron.checkpoint.conversion import Conversion, convert
-from vidtron.checkpoint.engine import CheckpointError, CheckpointWriter, load, load_average
+from vidtron.checkpoint.engine import CheckpointWriter, load, load_average
+from vidtron.checkpoint.errors import CheckpointError, UnreadableFileError
 from vidtron.checkpoint.folders import completed, folder_name, is_complete, iteration_of, latest, prune
 from vidtron.checkpoint.formats import (
     ConversionError,
@@ -34,6 +35,7 @@ __all__ = [
     "ConversionError",
     "Format",
     "Part",
+    "UnreadableFileError",
     "WeightSource",
     "averages_in",
     "base_errors",

@@ -8,15 +8,16 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.errors import CheckpointError
 from vidtron.checkpoint.lora_adapters import Adapters, diffusers_module, paired, refuse_unknown, write_file
 from vidtron.models.cogvideox.lora_names import TARGETS
 
@@ -33,7 +34,7 @@ def read_diffusers(path: Path) -> Adapters:
     halves: dict[tuple[str, str], Tensor] = {}
     alphas: dict[str, float] = {}
     unknown = []
-    with safe_open(file, framework="pt") as opened:
+    with _opened(file) as opened:
         settings = _peft_settings(opened.metadata() or {}, file)
         for key in opened.keys():  # noqa: SIM118, no mapping
             match = _KEY.fullmatch(key.replace(".default.weight", ".weight"))
@@ -59,6 +60,15 @@ def read_diffusers(path: Path) -> Adapters:
     return paired(halves, alpha_of, file)
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: cannot be read, it is truncated or damaged: {error}") from error
+
+
 def _file_in(path: Path) -> Path:
     if path.is_file():
         return path
@@ -76,6 +86,8 @@ def _peft_settings(header: Mapping[str, str], file: Path) -> dict[str, Any]:
         given = json.loads(header.get(HEADER) or "{}")
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{file}: its header {HEADER} is not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise CheckpointError(f"{file}: its header {HEADER} is no LoraConfig")
     settings = {key.removeprefix("transformer."): value for key, value in given.items()}
     for key in ("use_dora", "lora_bias", "fan_in_fan_out"):
         if settings.get(key):

@@ -9,6 +9,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from vidtron.checkpoint.errors import UnreadableFileError
+from vidtron.checkpoint.torch_files import load_torch_file
 from vidtron.models.cogvideox.checkpoint_names import our_rows
 from vidtron.models.cogvideox.checkpoint_tables import SampleSize
 from vidtron.models.cogvideox.config import CogVideoXConfig
@@ -43,9 +45,30 @@ class Extras:
 
     @classmethod
     def load(cls, folder: Path) -> "Extras":
-        """Of a folder; empty without the file."""
+        """Of a folder; empty without the file. Raises ConversionError: it is damaged, or could run code."""
         path = folder / EXTRAS_FILE
-        return cls(**torch.load(path, weights_only=True)) if path.is_file() else cls()
+        if not path.is_file():
+            return cls()
+        try:
+            extras = cls(**load_torch_file(path))
+            _check_extras(extras)
+        except (TypeError, ValueError) as error:  # UnreadableFileError is one
+            told = str(error) if isinstance(error, UnreadableFileError) else f"{path}: damaged: {error}"
+            raise ConversionError(told) from error
+        return extras
+
+
+def _check_extras(extras: Extras) -> None:
+    """Raises TypeError: an entry is of another kind than it should be."""
+    tensors, dtypes, sample = extras.tensors, extras.dtypes, extras.sample
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise TypeError("`tensors` holds something else")
+    if not isinstance(dtypes, dict) or not all(dtype in DTYPES for dtype in dtypes.values()):
+        raise TypeError("`dtypes` holds something else")
+    if sample is not None and not (
+        isinstance(sample, tuple) and len(sample) == 3 and all(type(n) is int and 0 < n < 2**31 for n in sample)
+    ):
+        raise TypeError("`sample` is not three sizes")
 
 
 class WeightSource(ABC):

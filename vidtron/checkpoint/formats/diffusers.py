@@ -64,8 +64,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if plain.is_file():
         return [plain]
     if len(indexes) == 1:
-        content = json.loads(indexes[0].read_text(encoding="utf-8"))
-        files = [folder / name for name in dict.fromkeys(content["weight_map"].values())]
+        files = [folder / name for name in _shard_names(indexes[0])]
         absent = [file.name for file in files if not file.is_file()]
         if absent:
             raise ConversionError(f"{indexes[0]}: shards are missing: {', '.join(absent)}")
@@ -76,6 +75,18 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ConversionError(
         f"--load {folder}: {len(variants)} weight files; accepted: {plain.name}, or one with an index"
     )
+
+
+def _shard_names(index: Path) -> list[str]:
+    """Of the files that an index names, each once. Raises ConversionError: they are none in its folder."""
+    try:
+        names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConversionError(f"{index}: damaged: {error}") from error
+    strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if strange:
+        raise ConversionError(f"{index}: names {strange[0]!r}; accepted: files in its own folder")
+    return names
 
 
 class DiffusersSource(WeightSource):

@@ -1,16 +1,16 @@
 """The files of a SAT checkpoint: which they are, what they hold, and their model-parallel parts joined."""
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
+from vidtron.checkpoint.errors import UnreadableFileError
 from vidtron.checkpoint.formats.base import ConversionError
+from vidtron.checkpoint.torch_files import load_torch_file
 from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX
 from vidtron.models.cogvideox.foreign_configs import sat_parameters
 
@@ -80,25 +80,15 @@ def load_module(path: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
     Raises:
         ConversionError: it is damaged, or needs more than tensors and plain values.
     """
-    mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 cannot be mapped
-    with path.open("rb") as file:
-        if not mapped and file.read(2) == b"PK":
-            raise ConversionError(f"{path}: the file is truncated or damaged: the end of its zip archive is missing")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mapped)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        if "weights_only" in str(error).lower() or "Weights only" in str(error):
-            detail = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
-            raise ConversionError(
-                f"{path}: holds more than tensors and plain values, which could run code when it is opened "
-                f"({detail.strip() or reason}); --trust-pickle opens it, if you trust where it comes from"
-            ) from error
-        raise ConversionError(f"{path}: cannot be read, it is truncated or damaged: {reason}") from error
+        content = load_torch_file(path, trust_pickle=trust_pickle, mmap=True)
+    except UnreadableFileError as error:
+        advice = "; --trust-pickle opens it, if you trust where it comes from" if error.unsafe else ""
+        raise ConversionError(f"{error}{advice}") from error
     module = content.get("module", content) if isinstance(content, Mapping) else None
     if not isinstance(module, Mapping) or not any(isinstance(value, Tensor) for value in module.values()):
         raise ConversionError(f"{path}: no tensors under `module`; accepted: a file of SAT's trainer")
-    return {name: value for name, value in module.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in module.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 class SatFiles:
