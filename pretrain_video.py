@@ -41,11 +41,14 @@ def main(argv: Sequence[str]) -> None:
     refuse(errors_of(config, world), world)
 
     from vidtron import training
+    from vidtron.checkpoint import CheckpointError, ConversionError
 
     try:
         training.run(config, world)
     except ConfigurationError as error:  # what only the opened encoders could tell
         refuse(error.errors, world)
+    except (CheckpointError, ConversionError) as error:  # what only reading all of the checkpoint could tell
+        refuse(str(error).splitlines(), world)
 
 
 # A process that is started by spawning (background saves under some versions) imports this file again.

@@ -201,7 +201,7 @@ class _Checked:
         if place.offset + place.length > self._file_size(name):
             raise UnreadableFileError(
                 self.folder / name,
-                f"is damaged: it ends before its tensors do, at {self._file_size(name):,} of "
+                f"damaged: it ends before its tensors do, at {self._file_size(name):,} of "
                 f"{place.offset + place.length:,} bytes or more",
             )
         return place
