@@ -1,6 +1,6 @@
 """Checkpoints read by megatron-core and torch through readers of ours, which run nothing that a file asks for.
 
-Their own take a file's word for it: torch's FileSystemReader unpickles `.metadata`, its DefaultLoadPlanner every object
+Their own believe a file: torch's FileSystemReader unpickles `.metadata`, its DefaultLoadPlanner every object
 in the data files (distributed/checkpoint/filesystem.py:930 and default_planner.py:387, torch 2.13), and megatron-core
 builds on both (dist_checkpointing/strategies/torch.py: 0.16.1 line 798, 0.19.2 line 976; in 0.19.2 for the plain state
 too, serialization.py:206).

@@ -1,6 +1,6 @@
 """Pickles read without running anything.
 
-The stock unpickler calls whatever a file names. This one knows a table of exact (module, name) pairs and makes an inert
+The stock unpickler calls what a file names. This one knows a table of exact (module, name) pairs and makes an inert
 `Record` of each call. Nothing is imported, called or looked up in an object: a file can only say what it says. Readers
 then make the real objects from records whose content they have checked.
 """
