@@ -1,4 +1,4 @@
-"""Every command that reads a checkpoint refuses one that asks for code, or is cut off: status 2, one line, no trace."""
+"""Every command that reads a checkpoint refuses one that asks for code or is cut off: status 2, one line."""
 
 import contextlib
 import io
@@ -80,7 +80,11 @@ def arguments(place: Path) -> dict[str, tuple[str, Path, list[object]]]:
             ["--load", lora, "--load-format", "megatron", "--lora-base", run, *convert],
         ),
         "convert adapters": (LORA, lora, ["--load", lora, "--load-format", "megatron", *convert]),
-        "convert adapters of SAT": (LORA, place / "lora.pt", ["--load", place / "lora.pt", "--load-format", "sat", *convert]),
+        "convert adapters of SAT": (
+            LORA,
+            place / "lora.pt",
+            ["--load", place / "lora.pt", "--load-format", "sat", *convert],
+        ),
     }  # fmt: skip
 
 
