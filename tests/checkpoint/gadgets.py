@@ -116,14 +116,15 @@ def gadgets(marker: Path) -> dict[str, bytes]:
     return {name: (b"\x80\x02" if name in old else b"\x80\x04") + body + b"." for name, body in bodies.items()}
 
 
-def as_torch_file(content: bytes) -> bytes:
-    """A zip archive of `torch.save` whose pickle is the given one."""
+def as_torch_file(content: bytes, at_least: int = 0) -> bytes:
+    """A zip archive of `torch.save` whose pickle is the given one; of at least so many bytes."""
     whole = io.BytesIO()
     torch.save({"x": torch.zeros(2)}, whole)
     out = io.BytesIO()
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(out, "w") as target:
         for entry in source.infolist():
             target.writestr(entry.filename, content if entry.filename.endswith("data.pkl") else source.read(entry))
+        target.writestr("archive/padding", bytes(at_least))
     return out.getvalue()
 
 

@@ -145,7 +145,7 @@ WRONG = {
         setattr(_weight(m).chunks[0], "sizes", torch.Size([2**40] * len(_weight(m).size))),
     ),
     "no properties": _entry("properties", None),
-    "the same bytes twice": lambda m: [setattr(place, "offset", 0) or setattr(place, "length", 10**5) for place in m.storage_data.values()],
+    "the same bytes twice": lambda m: [vars(p).update(offset=0, length=10**5) for p in m.storage_data.values()],
     "a place missing": lambda m: m.storage_data.pop(_first(m)),
 }  # fmt: skip
 

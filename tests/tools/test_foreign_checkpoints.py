@@ -13,7 +13,7 @@ import pytest
 
 from tests.checkpoint import gadgets
 from tests.checkpoint.checkpoints import copy_sat, rank_file
-from tests.checkpoint.test_gadgets import planted
+from tests.checkpoint.test_gadgets import plant
 from tests.training.small import small_run
 from vidtron import checkpoint, training
 from vidtron.config.world import World
@@ -100,8 +100,7 @@ def harmed(path: Path, harm: str, marker: Path) -> str:
         folder = checkpoint.latest(path)
         file = folder / name
         if kind in ("tensors", "objects"):
-            content = gadgets.as_torch_file(gadgets.gadgets(marker)["os.system"])
-            planted(folder, content, objects=kind == "objects")
+            plant(folder, gadgets.gadgets(marker)["os.system"], objects=kind == "objects")
             return file.name
     if kind == "cut off":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

@@ -84,11 +84,12 @@ def load_torch_stream(stream: IO[bytes], file: Path, length: int) -> Any:
 def _load(source: Any, file: Path, length: int, *, mmap: bool) -> Any:
     with unreadable(file), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        is_archive = mmap or _begins(source) == b"PK"
         try:
             with _torchs_own_globals():
                 content = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:
-            if asked := _asked_for(str(error)):
+            if asked := _asked_for(str(error), is_archive):
                 raise UnreadableFileError(
                     file,
                     f"holds more than tensors and plain values ({asked}), which could run code when it is opened",
@@ -99,23 +100,30 @@ def _load(source: Any, file: Path, length: int, *, mmap: bool) -> Any:
     return content
 
 
-def _asked_for(message: str) -> str | None:
-    """What torch refuses to make, of its long message; None where the file is merely damaged."""
-    lines = [line.strip() for line in message.splitlines()]
+def _begins(stream: IO[bytes]) -> bytes:
+    start = stream.read(2)
+    stream.seek(0)
+    return start
+
+
+_REFUSALS = ("Trying to", "Can only", "persistent", "TorchScript", "legacy .tar", "unsupported")
+"""Of torch's reader of weights (torch/_weights_only_unpickler.py, serialization.py; 2.13)."""
+
+
+def _asked_for(message: str, is_archive: bool) -> str | None:
+    """What torch refuses to make, of its long message; None where the file is merely damaged.
+
+    Args:
+        message: of the error.
+        is_archive: whole so far: an opcode that torch does not know is there on purpose.
+    """
+    lines = [line.strip().removeprefix("WeightsUnpickler error: ") for line in message.splitlines()]
     told = next((line for line in lines if "GLOBAL" in line), None)
     if told is not None:
-        name = told.partition("GLOBAL ")[2].split(" ")[0]
-        return f"it asks for {name}"
-    marks = (
-        "Trying to call reduce",
-        "Can only build",
-        "Can only create new object",
-        "persistent",
-        "TorchScript",
-        "legacy .tar",
-    )
-    told = next((line for line in lines if any(mark in line for mark in marks)), None)
-    return None if told is None else told.removeprefix("WeightsUnpickler error: ").rstrip(" .")
+        return f"it asks for {told.partition('GLOBAL ')[2].split(' ')[0]}"
+    refusals = (*_REFUSALS, "Unsupported operand") if is_archive else _REFUSALS
+    told = next((line for line in lines if any(refusal in line for refusal in refusals)), None)
+    return None if told is None else told.rstrip(" .")
 
 
 def _check_archive(path: Path, size: int) -> None:
