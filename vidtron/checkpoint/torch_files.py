@@ -96,7 +96,7 @@ def _load(source: Any, file: Path, length: int, *, mmap: bool) -> Any:
                     unsafe=True,
                 ) from error
             if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to trust it
-                reason = str(error).rpartition("\n\n")[2].split("\n")[0]
+                reason = str(error).split("\n\n")[-2:][0].splitlines()[0]
                 raise UnreadableFileError(file, f"cannot be read, it is truncated or damaged: {reason}") from error
             raise
         _check_tensors(content, file, length)
