@@ -107,7 +107,12 @@ def gadgets(marker: Path) -> dict[str, bytes]:
         "as a key of a dictionary": b"}" + call(_SYSTEM, shell) + text("value") + b"s",
         "memo": call(_SYSTEM + b"\x940h\x00", shell),
         "after a class has been changed": (
-            named(_METADATA, "Metadata") + b"N}" + text("__call__") + _SYSTEM + b"s\x86b0" + call(_SYSTEM, shell)
+            named(_METADATA, "Metadata")
+            + b"N}"
+            + text("_changed_by_a_gadget")
+            + _SYSTEM
+            + b"s\x86b0"
+            + call(_SYSTEM, shell)
         ),
         "text protocol": b"c__builtin__\neval\n(" + python + b"tR",
         "lines": b"cos\nsystem\n(S'" + line + b"'\ntR",

@@ -52,6 +52,7 @@ def read_full_state(
         ValueError: the checkpoint does not have the average.
         UnreadableFileError: a file of it is damaged, or asks for code to be run.
     """
+    read_common(path)
     stored = {
         key: entry
         for key, entry in read_metadata(path).state_dict_metadata.items()

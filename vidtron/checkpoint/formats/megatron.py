@@ -81,6 +81,7 @@ class MegatronSource(WeightSource):
         self.extras = Extras.load(folder)
         self.sample = self._sample(run)
         try:
+            read_state(folder)  # a checkpoint of which a part cannot be read is not converted
             self._reader = TorchDistReader(folder)
         except ValueError as error:
             raise ConversionError(f"--load {folder}: {error}") from error
