@@ -126,7 +126,7 @@ class CheckpointReader(FileSystemReader):
 
 def adapt_reading() -> None:
     """Let megatron-core take our reader for torch's, and in 0.19 our plain state for its own."""
-    replaced = [(strategies, "_get_filesystem_reader", _reader)]
+    replaced: list[tuple[Any, str, Any]] = [(strategies, "_get_filesystem_reader", _reader)]
     if AT_LEAST_0_19:
         replaced.append((serialization, "load_common_state_dict", read_common))
     for module, name, ours in replaced:

@@ -55,7 +55,11 @@ class UnsafePickleError(pickle.UnpicklingError):
     """A pickle asks for something that is not in the table."""
 
 
-class RecordUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in Python: its opcodes can be replaced
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+"""The one in Python: its opcodes can be replaced."""
+
+
+class RecordUnpickler(_Unpickler):
     """Reads plain values, `known` objects as they are, and records of calls of `names`."""
 
     def __init__(self, content: bytes, names: Collection[Name], known: Mapping[Name, Any], enums: Collection[Name]):
@@ -135,8 +139,8 @@ class RecordUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the o
     def _refuse(self) -> None:
         raise UnsafePickleError("uses an opcode that no checkpoint needs")
 
-    dispatch = dict.fromkeys(range(256), _refuse)
-    dispatch |= {getattr(pickle, code)[0]: pickle._Unpickler.dispatch[getattr(pickle, code)[0]] for code in _OPCODES}
+    dispatch: dict[int, Any] = dict.fromkeys(range(256), _refuse)
+    dispatch |= {getattr(pickle, code)[0]: _Unpickler.dispatch[getattr(pickle, code)[0]] for code in _OPCODES}
     dispatch |= {
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_reduce,
