@@ -74,7 +74,9 @@ class RecordUnpickler(_Unpickler):
         self._names, self._known, self._enums = frozenset(names), known, frozenset(enums)
 
     def find_class(self, module: Any, name: Any) -> Any:
-        asked = Name(module, name) if isinstance(module, str) and isinstance(name, str) else None
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise UnsafePickleError("names something without a name")
+        asked = Name(module, name)
         if asked in self._known:
             return self._known[asked]
         if asked in self._names or (asked == GETATTR and self._enums):
