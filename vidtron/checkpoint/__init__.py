@@ -11,7 +11,8 @@ from vidtron.checkpoint.adapters import (
 )
 from vidtron.checkpoint.averages import AveragedPart, Averages
 from vidtron.checkpoint.conversion import Conversion, convert
-from vidtron.checkpoint.engine import CheckpointError, CheckpointWriter, load, load_average
+from vidtron.checkpoint.engine import CheckpointWriter, load, load_average
+from vidtron.checkpoint.errors import CheckpointError, UnreadableFileError
 from vidtron.checkpoint.folders import (
     clear_unfinished,
     completed,
@@ -42,6 +43,7 @@ __all__ = [
     "ConversionError",
     "Format",
     "Part",
+    "UnreadableFileError",
     "WeightSource",
     "averages_in",
     "base_errors",

@@ -1,7 +1,7 @@
 """Weights from one format to another, tensor by tensor."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from vidtron.checkpoint.finiteness import NotFinite, refuse_overflow
 from vidtron.checkpoint.formats import FORMATS, Format, open_weights
 from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, WeightTarget
 from vidtron.checkpoint.formats.diffusers import DiffusersTarget
-from vidtron.checkpoint.formats.megatron import MegatronTarget
+from vidtron.checkpoint.formats.megatron import MegatronSource, MegatronTarget
 from vidtron.checkpoint.formats.sat import SatTarget
+from vidtron.checkpoint.full_state import read_state
 from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
@@ -158,10 +159,29 @@ def convert(
         with writing(save, advice):
             target.finish()
         result.notes += getattr(target, "notes", [])
+        _read_back(folder, save, save_format, (source.model, network), specs)
         if verify:
             written = open_weights(folder, save_format, model=model)
             result.verification = verification.verify(source, written, specs, progress)
     return result
+
+
+def _read_back(
+    folder: Path, save: Path, format: Format, network: tuple[str, CogVideoXConfig], specs: Mapping[str, TensorSpec]
+) -> None:
+    """Raises ConversionError: what was written cannot be opened, or is not of the announced shapes and types."""
+    try:
+        # A run folder tells its network itself.
+        written = open_weights(folder, format, network=None if format == "megatron" else network)
+        if format == "megatron":
+            assert isinstance(written, MegatronSource)
+            read_state(written.folder)
+        wrong = [f"{name}: {written.dtype(name)}" for name, spec in specs.items() if written.dtype(name) != spec.dtype]
+    except ValueError as error:  # ConversionError and UnreadableFileError are such
+        told = str(error).replace(str(folder), str(save))
+        raise ConversionError(f"--save {save}: what was written cannot be read back: {told}") from error
+    if wrong:
+        raise ConversionError(f"--save {save}: written in another type: {', '.join(wrong[:8])}")
 
 
 def cast(tensor: Tensor, spec: TensorSpec) -> Tensor:

@@ -33,8 +33,10 @@ from vidtron.checkpoint.averages import (
     sharded_averages,
     take_average,
 )
+from vidtron.checkpoint.errors import CheckpointError
 from vidtron.checkpoint.failures import in_background, kept_failure, reason_not_saved
 from vidtron.checkpoint.full_state import averages_in, tensor_shapes_on_disk
+from vidtron.checkpoint.reading import adapt_reading, common_strategy, loading
 from vidtron.checkpoint.state import (
     Part,
     content_metadata,
@@ -53,10 +55,6 @@ from vidtron.parallel.mcore_versions import async_save_arguments
 
 _OPTIMIZER_PREFIX = "optimizer."
 NO_AVERAGES: Averages = MappingProxyType({})
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be loaded into this run."""
 
 
 class CheckpointWriter:
@@ -261,8 +259,9 @@ def load(
         # A rank that trains nothing asks for nothing, and mcore leaves what is empty out.
         restore_average(_read(path, {"ema": averages_request.pop(average)}, groups).get("ema", {}), parts)
     loaded = _read(path, request, groups)
-    restore(loaded, chunks, optimizer, scheduler, part)
-    return loaded["state"]
+    with loading(path):
+        restore(loaded, chunks, optimizer, scheduler, part)
+        return loaded["state"]
 
 
 def load_average(
@@ -289,19 +288,21 @@ def load_average(
         raise CheckpointError(f"{path}: no average {average}; accepted: {', '.join(known) or 'none, it has no EMA'}")
     take_average(request, average, tensor_shapes_on_disk(path).keys())
     loaded = _read(path, request, groups)
-    restore(loaded, chunks, None, None, part)
-    return loaded["state"]
+    with loading(path):
+        restore(loaded, chunks, None, None, part)
+        return loaded["state"]
 
 
 def _read(path: Path, request: dict[str, Any], groups: Groups) -> dict[str, Any]:
     """What is asked for, in place of the sharded tensors that ask for it."""
+    adapt_reading()
     strategy: Any = TorchDistLoadShardedStrategy()
     if groups.dp_cp.size() > 1:
         strategy = FullyParallelLoadStrategyWrapper(strategy, groups.dp_cp)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loading(path):
         # megatron-core 0.16.1 calls torch's function by its old name (strategies/torch.py:799).
         warnings.filterwarnings("ignore", message="`load_state_dict` is deprecated", category=FutureWarning)
-        return dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
+        return dist_checkpointing.load(request, str(path), sharded_strategy=strategy, **common_strategy())
 
 
 def _check_tensors(

@@ -15,6 +15,7 @@ from vidtron.checkpoint.lora_adapters import Adapters, paired
 from vidtron.checkpoint.lora_diffusers import read_diffusers
 from vidtron.checkpoint.lora_sat import read_sat
 from vidtron.config import cli
+from vidtron.config.errors import ConfigurationError
 from vidtron.models import registry
 from vidtron.models.layers.lora import is_adapter
 
@@ -70,7 +71,10 @@ def _read_megatron(path: Path) -> Adapters:
     folder = path if folders.is_complete(path) else folders.latest(path)
     if folder is None:
         raise CheckpointError(f"{path}: no complete checkpoint; accepted: a run folder or one of its iter_* folders")
-    run = cli.load(folder / folders.CONFIG_FILE, registry.preset, registry.preset_names())
+    try:
+        run = cli.load(folder / folders.CONFIG_FILE, registry.preset, registry.preset_names())
+    except ConfigurationError as error:
+        raise CheckpointError(f"{folder / folders.CONFIG_FILE}: {error}") from error
     stored = read_full_state(folder, part=is_adapter)
     halves = {tuple(key.rsplit(".", 1)): tensor for key, tensor in stored.items()}
     return paired(halves, lambda name, rank: run.adaptation.lora_scale * rank, folder)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vidtron import checkpoint
-from vidtron.checkpoint import ConversionError, WeightSource
+from vidtron.checkpoint import CheckpointError, ConversionError, WeightSource
 from vidtron.checkpoint.formats.megatron import run_configuration
 from vidtron.config import cli
 from vidtron.config.launcher import launched_rank
@@ -59,8 +59,11 @@ def check(config: SamplingConfig) -> list[str]:
         if base is None:
             return []
         return [f"--lora-base {base}: {config.load} does not hold adapters alone; accepted: without --lora-base"]
-    errors = checkpoint.base_errors(path, base)
-    averages = [] if config.ema is None else checkpoint.averages_in(path)
+    try:
+        errors = checkpoint.base_errors(path, base)
+        averages = [] if config.ema is None else checkpoint.averages_in(path)
+    except CheckpointError as error:
+        return [f"--load: {line}" for line in str(error).splitlines()]
     if config.ema is not None and config.ema not in averages:
         errors.append(f"--ema {config.ema}: not in the checkpoint; accepted: {', '.join(averages) or 'none, no EMA'}")
     return errors

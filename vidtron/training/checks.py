@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
+from vidtron.checkpoint import CheckpointError, ConversionError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
@@ -37,9 +37,27 @@ def check(config: RunConfig, world: World) -> list[str]:
     if not any(refusals(config)):
         sizes = [config.data.size] if plan is None else [bucket.size for bucket in plan.buckets]
         errors += check_memory(config, world, sizes)
+    try:
+        return [*errors, *_checkpoint_errors(config, plan, ready=not errors)]
+    except (CheckpointError, ConversionError) as error:  # damaged, or made to run code
+        return [*errors, *(f"--load: {line}" for line in str(error).splitlines())]
+
+
+def _checkpoint_errors(config: RunConfig, plan: Plan | None, *, ready: bool) -> list[str]:
+    """Why the run cannot start from, or go on with, what `--load` leads to, or save where it is told to.
+
+    Args:
+        config: of the run.
+        plan: None where there is none.
+        ready: nothing else is wrong, so that the data can be compared with the checkpoint's.
+
+    Raises:
+        CheckpointError, ConversionError: a file of the checkpoint cannot be read.
+    """
+    errors: list[str] = []
     weights = find_weights(config.checkpoint)
     if weights is not None:
-        return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
+        return [*folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
     latest = find_checkpoint(config.checkpoint.load)
     errors += folder.check_folders(config.checkpoint, latest)
     lora_base = config.adaptation.lora_base
@@ -47,7 +65,7 @@ def check(config: RunConfig, world: World) -> list[str]:
         errors.append(f"--lora-base {lora_base}: there are no adapters to go on with; accepted: with --load")
     if latest is not None:
         errors += base_errors(latest, lora_base)
-    if latest is None or errors or plan is None:
+    if latest is None or errors or plan is None or not ready:
         return errors
     return data_errors(latest, {"--data-path": plan.fingerprint()})
 

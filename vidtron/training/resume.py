@@ -1,6 +1,7 @@
 """When a run is saved, and how one is continued."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.errors import ConfigurationError
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
+from vidtron.training.bad_samples import BadSample
 
 
 @dataclass
@@ -40,7 +42,9 @@ def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
         "--data-path": "other samples, another order or other frames of them than in the run of {path} (the shards, "
         "their weights, --bucket-config, --seed, or another flag that says which frames are taken has changed)",
     }
-    saved = checkpoint.read_state(path)["data"]
+    saved = checkpoint.read_state(path).get("data")
+    if not isinstance(saved, dict):
+        raise checkpoint.UnreadableFileError(path, "no run has written it: its plain state does not tell the data")
     return [
         f"{flag}: {reasons.get(flag, 'not the encoder of the run of {path}').format(path=path)}; accepted: as in "
         f"{path / 'config.yaml'}"
@@ -88,6 +92,7 @@ def restore(
     state = checkpoint.load_with_base(
         path, model.modules, model.optimizer, model.scheduler, groups, parts, moved_to=lora_base
     )
+    _check_state(path, state, parts)
     averages.updates.update({name: state["ema_updates"][name] for name in parts})
     return Restored(
         state["iteration"],
@@ -104,6 +109,24 @@ def restore(
             *[f"EMA {name}: in {path}, left out: this run does not keep it" for name in stored if name not in parts],
         ],
     )
+
+
+def _check_state(path: Path, state: dict[str, Any], averages: Collection[str]) -> None:
+    """Raises UnreadableFileError: an entry of the plain state is missing, or is none."""
+    counts = {key: state.get(key) for key in ("iteration", "consumed_samples")}
+    updates = state.get("ema_updates")
+    counts |= {f"ema_updates {name}": updates.get(name) for name in averages} if isinstance(updates, dict) else {}
+    wrong = [key for key, count in counts.items() if type(count) is not int or count < 0]
+    wrong += [] if isinstance(updates, dict) else ["ema_updates"]
+    batch, samples = state.get("global_batch_size"), state.get("bad_samples")
+    wrong += [] if batch is None or (type(batch) is int and batch > 0) else ["global_batch_size"]
+    names = {field.name for field in fields(BadSample)}
+    if not isinstance(samples, list) or not all(
+        isinstance(s, dict) and s.keys() == names and type(s["row"]) is int for s in samples
+    ):
+        wrong.append("bad_samples")
+    if wrong:
+        raise checkpoint.UnreadableFileError(path, f"damaged: its plain state is wrong in {', '.join(wrong)}")
 
 
 class Saver:

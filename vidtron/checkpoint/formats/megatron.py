@@ -87,6 +87,7 @@ class MegatronSource(WeightSource):
         self.extras = Extras.load(folder)
         self.sample = self._sample(run)
         try:
+            read_state(folder)  # a checkpoint of which a part cannot be read is not converted
             self._reader = TorchDistReader(folder)
         except Exception as error:  # damaged pickles raise nearly everything
             raise ConversionError(f"--load {folder}: {first_line(error)}") from error
