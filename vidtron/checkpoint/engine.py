@@ -5,7 +5,7 @@ other.
 """
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     TorchDistSaveShardedStrategy,
 )
 
-from vidtron.checkpoint import folders
+from vidtron.checkpoint import folders, integrity, manifest
 from vidtron.checkpoint.average_names import average_of_key
 from vidtron.checkpoint.averages import (
     Averages,
@@ -38,12 +38,13 @@ from vidtron.checkpoint.state import (
     content_metadata,
     everything,
     model_state,
+    nonfinite_weights,
     once_each,
     restore,
     sharded_state,
     tensor_shapes,
 )
-from vidtron.checkpoint.writing import adapt_writing
+from vidtron.checkpoint.writing import adapt_writing, take_checksums
 from vidtron.parallel import Groups, any_rank, barrier, gather_objects
 from vidtron.parallel.mcore_versions import async_save_arguments
 
@@ -66,6 +67,7 @@ class CheckpointWriter:
         config_yaml: str = "",
         async_save: bool = False,
         keep_latest: int | None = None,
+        say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """
         Args:
@@ -73,13 +75,15 @@ class CheckpointWriter:
             groups: the run's process groups.
             config_yaml: the run's configuration, kept in each checkpoint.
             async_save: write in the background; a save is complete after `maybe_finalize` or `finalize` says so.
-            keep_latest: after each save, delete all but so many checkpoints.
+            keep_latest: after each save, delete all but so many checkpoints, and the newest with finite weights.
+            say: is told on each rank of what the user should know of a save.
         """
         self.run_dir = run_dir
         self.groups = groups
         self.config_yaml = config_yaml
         self.async_save = async_save
         self.keep_latest = keep_latest
+        self._say = say
         self._calls = AsyncCallsQueue(persistent=False)
         adapt_writing()
 
@@ -108,8 +112,10 @@ class CheckpointWriter:
         unfinished = self._begin(iteration)
         content = sharded_state(chunks, optimizer, self.groups, is_loading=False, part=part)
         content["ema"] = sharded_averages(averages, model_state(content, chunks))
+        nonfinite = nonfinite_weights([*model_state(content, chunks).values(), content["ema"]], self.groups)
         content = once_each(content)
         content["state"] = state
+        content[manifest.MANIFEST_KEY] = folders.MANIFEST_FILE
         if scheduler is not None:
             content["scheduler"] = scheduler.state_dict()
         request = dist_checkpointing.save(
@@ -120,7 +126,7 @@ class CheckpointWriter:
             content_metadata=content_metadata(self.groups),
             **async_save_arguments(),
         )
-        publish = partial(self._publish, unfinished)
+        publish = partial(self._publish, unfinished, nonfinite)
         if request is None:
             publish()
         else:
@@ -148,13 +154,22 @@ class CheckpointWriter:
         assert path[0] is not None
         return path[0]
 
-    def _publish(self, unfinished: Path) -> None:
+    def _publish(self, unfinished: Path, nonfinite: list[str]) -> None:
+        checksums = gather_objects(take_checksums(unfinished), self.groups.world)
         if self.groups.rank == 0:
             if self.config_yaml:
                 (unfinished / folders.CONFIG_FILE).write_text(self.config_yaml, encoding="utf-8")
-            folders.publish(unfinished)
+            known = {name: entry for part in checksums for name, entry in part.items()}
+            manifest.write(unfinished, known, finite=not nonfinite)
+            path = folders.publish(unfinished)
+            if nonfinite:
+                self._say(
+                    f"WARNING: {path} holds weights that are not finite: {len(nonfinite)} tensors, {nonfinite[0]} "
+                    "...; --keep-latest spares the newest checkpoint without such"
+                )
             if self.keep_latest is not None:
-                folders.prune(self.run_dir, self.keep_latest)
+                finite = integrity.newest_finite(self.run_dir, path)
+                folders.prune(self.run_dir, self.keep_latest, path, spared=finite)
         barrier(self.groups)
 
 

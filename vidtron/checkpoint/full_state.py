@@ -77,4 +77,9 @@ def read_full_state(
 
 def read_state(path: Path) -> dict[str, Any]:
     """The plain state that was saved beside the tensors: iteration, consumed samples, ..."""
-    return dist_checkpointing.load_common_state_dict(str(path))["state"]
+    return read_common(path)["state"]
+
+
+def read_common(path: Path) -> dict[str, Any]:
+    """All that was saved beside the tensors: the plain state, the scheduler's, ..."""
+    return dist_checkpointing.load_common_state_dict(str(path))
