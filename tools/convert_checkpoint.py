@@ -46,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sat-model-parallel-size", type=int, default=1, metavar="N", help="ranks a SAT target is for")
     p.add_argument("--sat-version", choices=VERSIONS, help="upstream's code a SAT target is for; unset: the network's")
     p.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    p.add_argument(
+        "--verify-checkpoint",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="megatron: compare the files of --load with their checksums before",
+    )
     p.add_argument("--trust-pickle", action="store_true", help="open .pt files that could run code")
     return p
 

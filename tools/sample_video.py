@@ -79,7 +79,11 @@ def main() -> None:
         shown = world.rank == 0 and sys.stderr.isatty()
         return tqdm(steps, desc=f"prompt {prompt.number}", unit="step", disable=not shown)
 
-    failures = sample(config, run, world, prompts, deliver, progress, report)
+    try:
+        failures = sample(config, run, world, prompts, deliver, progress, report)
+    except ConfigurationError as error:  # what reading the checkpoint's files has told
+        refuse(error.errors, world)
+        raise
     if failures:
         if world.rank == 0:
             numbers = ", ".join(str(failure.prompt.number) for failure in failures)

@@ -12,7 +12,13 @@ import torch
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.averages import Averages
 from vidtron.checkpoint.engine import NO_AVERAGES, CheckpointError, load, load_average
-from vidtron.checkpoint.formats import configuration_beside, detect_format, holds_weights_only, open_weights
+from vidtron.checkpoint.formats import (
+    checkpoint_folder,
+    configuration_beside,
+    detect_format,
+    holds_weights_only,
+    open_weights,
+)
 from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
 from vidtron.checkpoint.lora_adapters import Adapters
 from vidtron.checkpoint.state import Part, bare, everything
@@ -36,6 +42,16 @@ def is_base(name: str) -> bool:
 def base_of(path: Path) -> dict[str, Any] | None:
     """What a checkpoint of adapters alone records of its base; None for any other checkpoint."""
     return read_state(path).get(BASE_KEY)
+
+
+def base_folder(path: Path, moved_to: Path | None) -> Path | None:
+    """The iter_* folder of a run, or of a conversion, that holds the base weights of a checkpoint of adapters alone.
+
+    None if that is no such checkpoint, or its base has another format, or is the initial weights.
+    """
+    record = base_of(path)
+    place = None if record is None else moved_to or record["path"]
+    return None if place is None else checkpoint_folder(Path(place))
 
 
 def base_errors(path: Path, moved_to: Path | None) -> list[str]:

@@ -1,102 +1,161 @@
-"""Whether a checkpoint's files are what was written, told before anything in them is opened."""
+"""Whether a checkpoint's files are what was written, told before anything is loaded from them."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vidtron.checkpoint import folders, manifest
 from vidtron.checkpoint.full_state import read_common
-from vidtron.checkpoint.manifest import BLOCK_BYTES, Manifest, ManifestError
+from vidtron.checkpoint.manifest import BLOCK_BYTES, FileChecksums, ManifestError
 from vidtron.parallel import Groups, gather_objects
 
-_THREADS = 2
-"""That hash at the same time in one process: as many as there are cores for a rank anywhere."""
-_ADVICE = "accepted: an undamaged checkpoint, or --no-verify-checkpoint"
+_MOST_THREADS = 4
+"""That read and hash at the same time in one process."""
 
 
-def damage(folder: Path, *, contents: bool = True, rank: int = 0, ranks: int = 1) -> list[str]:
-    """What of a checkpoint is not as it was written: one message for each file, which it names; none if all is well.
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a checkpoint's files."""
 
-    A checkpoint of an earlier version, which has no checksums, passes.
+    damage: list[str]
+    """One message for each file, named in it, that is not as it was written."""
+    finite: bool = True
+    """Whether all weights were finite when they were saved."""
+    has_checksums: bool = True
+    """False: an earlier version has written it, and damage would go unseen."""
 
-    Args:
-        folder: an iter_* folder.
-        contents: read the tensors' files too; else their sizes alone are compared, and what the other files hold.
-        rank: of the processes that share the reading of tensors' files; each tells of its part.
-        ranks: number of these processes.
-    """
-    try:
-        written = manifest.read(folder)
-    except (ManifestError, OSError) as error:
-        return [f"{folder / folders.MANIFEST_FILE}: {error}"]
-    if written is None:
-        return _without_manifest(folder)
-    problems = {name: problem for name in written.files if (problem := _size_problem(folder, written, name))}
-    blocks = [(name, n) for name, file in written.files.items() for n in range(len(file.blocks)) if name not in problems]
-    small = [(name, n) for name, n in blocks if not _holds_tensors(name)]
-    large = [(name, n) for name, n in blocks if _holds_tensors(name)] if contents else []
-    # Neighbours together: a part of a file is read from its beginning to its end.
-    mine = [*small, *large[rank * len(large) // ranks : (rank + 1) * len(large) // ranks]]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for (name, _), problem in zip(mine, threads.map(partial(_block_problem, folder, written), mine), strict=True):
+    def remarks(self, folder: Path) -> list[str]:
+        """What the user should know of the checkpoint beside its damage."""
+        found = []
+        if not self.has_checksums:
+            found.append(f"{folder} has no checksums (an earlier version has written it): damage would go unseen")
+        if not self.finite:
+            found.append(f"WARNING: the weights of {folder} are not finite")
+        return found
+
+
+class Verification:
+    """Of one checkpoint, going on in threads from the moment it is made. A context manager, which ends it early."""
+
+    def __init__(self, folder: Path, *, contents: bool = True, rank: int = 0, ranks: int = 1) -> None:
+        """
+        Args:
+            folder: an iter_* folder.
+            contents: read the tensors' files too; else their sizes alone are compared, and what the other files hold.
+            rank: of the processes that share the reading of tensors' files; each tells of its part.
+            ranks: number of these processes.
+        """
+        self.folder = folder
+        self._problems: dict[str, str] = {}
+        self._finite, self._has_checksums = True, True
+        self._reading: list[tuple[str, Future[str | None]]] = []
+        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0))))
+        try:
+            written = manifest.read(folder)
+        except (ManifestError, OSError) as error:
+            self._problems[folders.MANIFEST_FILE] = str(error)
+            return
+        if written is None:
+            self._without_manifest()
+            return
+        self._finite = written.finite
+        blocks = []
+        for name, file in sorted(written.files.items()):
+            problem = _size_problem(folder / name, file)
+            if problem is None:
+                blocks += [(name, file, number) for number in range(len(file.blocks))]
+            else:
+                self._problems[name] = problem
+        large = [block for block in blocks if _holds_tensors(block[0])] if contents else []
+        # Neighbours together: a part of a file is read from its beginning to its end.
+        share = large[rank * len(large) // ranks : (rank + 1) * len(large) // ranks]
+        for name, file, number in [*(block for block in blocks if not _holds_tensors(block[0])), *share]:
+            self._reading.append((name, self._threads.submit(_block_problem, folder / name, file, number)))
+
+    def _without_manifest(self) -> None:
+        """Whether checksums are missing where some were written."""
+        try:
+            common = read_common(self.folder)
+        except Exception as error:  # whatever damaged bytes make pickle, zip and torch raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._problems["common.pt"] = f"cannot be read: {reason}"
+            return
+        self._has_checksums = manifest.MANIFEST_KEY in common
+        if self._has_checksums:
+            self._problems[folders.MANIFEST_FILE] = "missing"
+
+    def result(self) -> Inspection:
+        """What there is to tell, when all is read."""
+        for name, block in self._reading:
+            problem = block.result()
             if problem is not None:
-                problems.setdefault(name, problem)
-    return [f"{folder / name}: {problem}" for name, problem in sorted(problems.items())]
+                self._problems.setdefault(name, problem)
+        damage = [f"{self.folder / name}: {problem}" for name, problem in sorted(self._problems.items())]
+        return Inspection(damage, self._finite, self._has_checksums)
+
+    def shared_result(self, groups: Groups) -> Inspection:
+        """`result` of all ranks together, on every rank."""
+        parts = gather_objects(self.result(), groups.world)
+        return Inspection(
+            sorted({message for part in parts for message in part.damage}),
+            all(part.finite for part in parts),
+            all(part.has_checksums for part in parts),
+        )
+
+    def __enter__(self) -> "Verification":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
+def inspect(folder: Path, *, contents: bool = True) -> Inspection:
+    """Look at a checkpoint's files in this process alone; `contents` as for `Verification`."""
+    with Verification(folder, contents=contents) as verification:
+        return verification.result()
+
+
+def shared_inspect(folder: Path, groups: Groups) -> Inspection:
+    """Look at all of a checkpoint's files; the ranks, which call this together, share the reading and the answer."""
+    with Verification(folder, rank=groups.rank, ranks=groups.world_size) as verification:
+        return verification.shared_result(groups)
+
+
+def refusals(inspections: Iterable[Inspection]) -> list[str]:
+    """The damage as errors, one for each file."""
+    return [
+        f"--load: {message}; accepted: an undamaged checkpoint, or --no-verify-checkpoint"
+        for inspection in inspections
+        for message in inspection.damage
+    ]
 
 
 def _holds_tensors(name: str) -> bool:
     return name.endswith(".distcp")
 
 
-def _without_manifest(folder: Path) -> list[str]:
-    """Whether a manifest is missing where one was written."""
+def _size_problem(path: Path, written: FileChecksums) -> str | None:
     try:
-        common = read_common(folder)
-    except Exception as error:  # whatever damaged bytes make pickle, zip and torch raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return [f"{folder / 'common.pt'}: cannot be read: {reason}"]
-    return [f"{folder / folders.MANIFEST_FILE}: missing"] if manifest.MANIFEST_KEY in common else []
-
-
-def _size_problem(folder: Path, written: Manifest, name: str) -> str | None:
-    try:
-        size = (folder / name).stat().st_size
+        size = path.stat().st_size
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    expected = written.files[name].bytes
-    return None if size == expected else f"damaged: {size:,} bytes, {expected:,} were written"
+    return None if size == written.bytes else f"damaged: {size:,} bytes, {written.bytes:,} were written"
 
 
-def _block_problem(folder: Path, written: Manifest, block: tuple[str, int]) -> str | None:
-    name, number = block
+def _block_problem(path: Path, written: FileChecksums, number: int) -> str | None:
     try:
-        found = manifest.block_checksum(folder / name, number)
+        found = manifest.block_checksum(path, number)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if found == written.files[name].blocks[number]:
+    if found == written.blocks[number]:
         return None
-    first, last = number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, written.files[name].bytes)
+    first, last = number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, written.bytes)
     return f"damaged: bytes {first:,} to {last:,} are not those that were written"
-
-
-def shared_damage(folder: Path, groups: Groups) -> list[str]:
-    """`damage`, the reading shared by all ranks of the run; all get the same answer. All ranks call it together."""
-    own = damage(folder, rank=groups.rank, ranks=groups.world_size)
-    return sorted({message for part in gather_objects(own, groups.world) for message in part})
-
-
-def refusals(messages: list[str]) -> list[str]:
-    """Messages of `damage`, as errors of `--load`."""
-    return [f"--load {message}; {_ADVICE}" for message in messages]
-
-
-def has_checksums(folder: Path) -> bool:
-    """Whether a checkpoint was written with checksums."""
-    return (folder / folders.MANIFEST_FILE).is_file()
 
 
 @dataclass(frozen=True)
@@ -105,54 +164,83 @@ class Choice:
 
     path: Path | None
     """None: there is none."""
-    remarks: list[str] = field(default_factory=list)
-    """What was passed over and why, for the log."""
-    errors: list[str] = field(default_factory=list)
+    remarks: tuple[str, ...] = ()
+    """For the log: what was passed over, and what is to be known of the checkpoint."""
+    errors: tuple[str, ...] = ()
     """Why none can be loaded."""
 
 
-def choose(load: Path, check: Callable[[Path], list[str]] | None) -> Choice:
-    """The iter_* folder that `load` names, or the newest of a run folder that is undamaged, and finite if any is.
+def candidates(load: Path) -> list[Path]:
+    """The folder itself if it is a checkpoint, else those of a run folder, newest first."""
+    return [load] if folders.is_complete(load) else folders.completed(load)[::-1]
+
+
+def choose(found: list[Path], examine: Callable[[Path], Inspection] | None, *, named: bool) -> Choice:
+    """The checkpoint to go on from: the newest that is undamaged, and whose weights are finite if any's are.
 
     Args:
-        load: a run folder or an iter_* folder; or something else, which leads to none.
-        check: what is damaged in a checkpoint (`damage`, `shared_damage`). None: nothing is looked at, and the newest
-            complete one is taken.
+        found: `candidates`.
+        examine: looks at a checkpoint. None: nobody does, and the newest is taken.
+        named: the user has named the only one.
     """
-    if folders.is_complete(load):
-        return _named(load, check)
-    candidates = folders.completed(load)[::-1]
-    if check is None or not candidates:
-        return Choice(next(iter(candidates), None))
-    passed_over: list[str] = []
-    damaged: list[str] = []
-    not_finite: list[Path] = []
-    for path in candidates:
-        if found := check(path):
-            damaged += found
-            passed_over += [f"passed over {message}" for message in found]
-        elif is_finite(path):
-            return Choice(path, passed_over)
+    if examine is None or not found:
+        return Choice(next(iter(found), None))
+    remarks: list[str] = []
+    damaged: list[Inspection] = []
+    not_finite: tuple[Path, Inspection] | None = None
+    for path in found:
+        inspection = examine(path)
+        if inspection.damage:
+            damaged.append(inspection)
+            remarks += [f"passed over {message}" for message in inspection.damage]
+        elif inspection.finite:
+            return Choice(path, (*remarks, *inspection.remarks(path)))
         else:
-            not_finite.append(path)
-            passed_over.append(f"passed over {path}: its weights are not finite")
-    if not_finite:
-        newest = not_finite[0]
-        rest = [line for line in passed_over if line != f"passed over {newest}: its weights are not finite"]
-        return Choice(newest, [*rest, _not_finite_warning(newest)])
-    return Choice(None, [], refusals(damaged))
+            remarks += [] if named else [f"passed over {path}: its weights are not finite"]
+            not_finite = not_finite or (path, inspection)
+    if not_finite is None:
+        return Choice(None, errors=tuple(refusals(damaged)))
+    path, inspection = not_finite
+    remarks = [remark for remark in remarks if not remark.startswith(f"passed over {path}: ")]
+    return Choice(path, (*remarks, *inspection.remarks(path)))
 
 
-def _named(path: Path, check: Callable[[Path], list[str]] | None) -> Choice:
-    if check is None:
-        return Choice(path)
-    if found := check(path):
-        return Choice(None, [], refusals(found))
-    return Choice(path, [] if is_finite(path) else [_not_finite_warning(path)])
+class Search:
+    """Which checkpoint `--load` leads to, all ranks together; its files are read while the run is being set up.
 
+    A context manager; all ranks make one.
+    """
 
-def _not_finite_warning(path: Path) -> str:
-    return f"WARNING: the weights of {path} are not finite; no training comes back from that"
+    def __init__(self, load: Path | None, groups: Groups, *, verify: bool) -> None:
+        """
+        Args:
+            load: `--load`.
+            groups: the run's process groups.
+            verify: `--verify-checkpoint`.
+        """
+        own = [] if load is None else candidates(load)
+        self._groups, self._verify = groups, verify
+        self._found: list[Path] = gather_objects(own, groups.world)[0]  # what rank 0 sees
+        self._named = self._found == [load]
+        self._first: Verification | None = None
+        if verify and self._found:
+            self._first = Verification(self._found[0], rank=groups.rank, ranks=groups.world_size)
+
+    def choice(self) -> Choice:
+        """The same on all ranks, which call this together."""
+        return choose(self._found, self._examine if self._verify else None, named=self._named)
+
+    def _examine(self, path: Path) -> Inspection:
+        if self._first is not None and path == self._first.folder:
+            return self._first.shared_result(self._groups)
+        return shared_inspect(path, self._groups)
+
+    def __enter__(self) -> "Search":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._first is not None:
+            self._first.__exit__(*exception)
 
 
 def is_finite(folder: Path) -> bool:

@@ -1,29 +1,31 @@
 """The checksums of a checkpoint's files, in one file beside them.
 
-`checksums.json` has the size of every other file of the folder and a checksum (XXH3, 64 bits) of each of its blocks, so
-that several ranks and threads can check one file; whether all weights are finite; and a checksum of its own text.
+`checksums.json` has the size of every other file of the folder and a checksum (XXH3, 64 bits) of each of its blocks,
+so that several ranks and threads can check one file; whether all weights are finite; and a checksum of its own text.
 """
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import torch
 import xxhash
 
 from vidtron.checkpoint.folders import MANIFEST_FILE
 
 BLOCK_BYTES = 1 << 25
 MANIFEST_KEY = "checksums"
-"""Of what a checkpoint keeps beside `state` in common.pt: that checksums belong to it, so that their loss is noticed."""
+"""Of what a checkpoint keeps beside `state` in common.pt: that checksums belong to it, so that losing them shows."""
 
 _VERSION = 1
 _ALGORITHM = "xxh3_64"
-# What fits a core's cache is hashed as fast as it is read; xxhash holds the interpreter for small pieces only.
-_BUFFER_BYTES = 1 << 20
+# What fits a core's cache costs little to hash. Reading goes on beside other work of the process, and waits for the
+# interpreter after each piece.
+_WRITE_BYTES = 1 << 19
+_READ_BYTES = 1 << 23
 
 
 class ManifestError(ValueError):
@@ -115,7 +117,7 @@ def checksums_of(path: Path) -> FileChecksums:
         size = file.seek(0, 2)
         file.seek(0)
         while file.tell() < size:
-            blocks.append(_next_block(file, bytearray(_BUFFER_BYTES)))
+            blocks.append(_next_block(file, bytearray(_READ_BYTES)))
     return FileChecksums(size, blocks)
 
 
@@ -127,7 +129,7 @@ def block_checksum(path: Path, number: int) -> str:
     """
     with path.open("rb", buffering=0) as file:
         file.seek(number * BLOCK_BYTES)
-        return _next_block(file, bytearray(_BUFFER_BYTES))
+        return _next_block(file, bytearray(_READ_BYTES))
 
 
 def _next_block(file: Any, buffer: bytearray) -> str:
@@ -140,7 +142,10 @@ def _next_block(file: Any, buffer: bytearray) -> str:
 
 
 class HashingFile:
-    """A file that is written from its beginning to its end, with the checksums of what passes through."""
+    """A file that is written from its beginning to its end, with the checksums of what passes through.
+
+    While it is open, torch.save computes no CRC-32: it costs as much as a third of a save, and no reader looks at it.
+    """
 
     def __init__(self, path: Path) -> None:
         """
@@ -148,38 +153,26 @@ class HashingFile:
             path: created, or emptied.
         """
         self._file: BinaryIO = path.open("wb")
-        # Hashing beside writing: neither holds the interpreter.
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="checksums")
         self._hash = xxhash.xxh3_64()
         self._blocks: list[str] = []
         self._size = 0
+        self._crc32 = _set_crc32(False)
 
     def write(self, data: Any) -> int:
         """Append bytes; returns how many."""
         view = memoryview(data).cast("B")
-        if len(view) < _BUFFER_BYTES:
-            self._update(view)
-            self._file.write(view)
-        else:
-            hashed = self._beside.submit(self._update, view)
-            try:
-                self._file.write(view)
-            finally:
-                hashed.result()  # the memory is the caller's again on return
-        return len(view)
-
-    def _update(self, view: memoryview) -> None:
-        while len(view):
-            part = view[: BLOCK_BYTES - self._size % BLOCK_BYTES]
-            self._hash.update(part)
-            self._size += len(part)
-            view = view[len(part) :]
+        left = view
+        while len(left):
+            # Piece by piece: what was just hashed is still in the core's cache when it is copied.
+            piece = left[: min(_WRITE_BYTES, BLOCK_BYTES - self._size % BLOCK_BYTES)]
+            self._hash.update(piece)
+            self._file.write(piece)
+            self._size += len(piece)
+            left = left[len(piece) :]
             if self._size % BLOCK_BYTES == 0:
-                self._end_block()
-
-    def _end_block(self) -> None:
-        self._blocks.append(self._hash.hexdigest())
-        self._hash = xxhash.xxh3_64()
+                self._blocks.append(self._hash.hexdigest())
+                self._hash = xxhash.xxh3_64()
+        return len(view)
 
     def tell(self) -> int:
         """Bytes so far."""
@@ -196,8 +189,9 @@ class HashingFile:
 
     def close(self) -> None:
         """End the file; may be called again."""
-        self._beside.shutdown()
-        self._file.close()
+        if not self._file.closed:
+            _set_crc32(self._crc32)
+            self._file.close()
 
     def checksums(self) -> FileChecksums:
         """Of all that was written."""
@@ -211,3 +205,12 @@ class HashingFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _set_crc32(compute: bool) -> bool:
+    """Whether torch.save is to compute CRC-32 of what it writes; returns whether it was."""
+    if not hasattr(torch.serialization, "set_crc32_options"):  # before torch 2.6
+        return True
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(compute)
+    return before

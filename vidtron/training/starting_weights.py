@@ -9,7 +9,6 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
-from vidtron.training.resume import find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,16 @@ class StartingWeights:
         return checkpoint.open_weights(self.path, self.format, network=(config.model, config.network))
 
 
-def find_weights(config: CheckpointConfig) -> StartingWeights | None:
-    """The weights that a new run starts from; None if it continues another, or starts from nothing."""
+def find_weights(config: CheckpointConfig, path: Path | None) -> StartingWeights | None:
+    """The weights that a new run starts from; None if it continues another, or starts from nothing.
+
+    Args:
+        config: the flags.
+        path: the iter_* folder that `--load` leads to, if it does.
+    """
     load = config.load
     if load is None:
         return None
-    path = find_checkpoint(load)
     if path is None:
         format = checkpoint.detect_format(load)
         return None if format is None else StartingWeights(load, format)
