@@ -2,12 +2,14 @@
 
     python benchmarks/checkpoint_checksums.py --folder SCRATCH [--rounds 5]
 
-The two take turns on the same model, so that what else the machine does meets both. Without checksums nothing is
-hashed, no `checksums.json` is written, and no weight is looked at. SCRATCH needs 5 GB for the default size.
+The two take turns, so that what else the machine does meets both. Without checksums nothing is hashed, no
+`checksums.json` is written, no weight is looked at, and torch.save computes its CRC-32 of everything, as it does
+unless it is told otherwise. SCRATCH needs 5 GB for the default size.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import shutil
 import statistics
@@ -22,7 +24,7 @@ from common import FAMILY, SyntheticBatch, describe_machine, forward_backward, l
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 
 from vidtron import checkpoint
-from vidtron.checkpoint import engine, integrity
+from vidtron.checkpoint import engine
 from vidtron.config.world import World
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.registry import family_of
@@ -58,59 +60,77 @@ def drop_from_cache(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """Seconds of the clock, and of all processors that worked for this process."""
+
+    wall: float
+    busy: float
+
+
+def spent(action: Callable[[], object]) -> Spent:
+    wall, busy = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - start
+    return Spent(time.perf_counter() - wall, time.process_time() - busy)
 
 
-def measure(folder: Path, layers: int, rounds: int) -> tuple[int, dict[str, list[tuple[float, float]]]]:
-    """Job: bytes of the checkpoint; for each kind of work, seconds without and with checksums in every round."""
+Rounds = dict[str, list[tuple[Spent, Spent]]]
+"""Kind of work -> without and with checksums, in every round."""
+
+
+def measure(folder: Path, layers: int, rounds: int) -> tuple[int, Rounds]:
+    """Job: bytes of the checkpoint, and times."""
     run = run_config(network(layers), **CLIP)
+    path = folder / checkpoint.folder_name(1)
     with initialized(run, World.from_environment()) as groups:
-        model: TrainedModel = assemble(family_of(FAMILY), run, groups)
-        batch = SyntheticBatch.of(run, 1)
-        forward_backward(model, run, batch)
+
+        def assembled() -> TrainedModel:
+            return assemble(family_of(FAMILY), run, groups)
+
+        model = assembled()
+        forward_backward(model, run, SyntheticBatch.of(run, 1))
         model.update(model.gradient_norm())  # moments that are not zero
         writer = checkpoint.CheckpointWriter(folder, groups, config_yaml="{}\n")
-        path = folder / checkpoint.folder_name(1)
 
-        def save() -> None:
+        def save(checked: bool) -> Spent:
             shutil.rmtree(path, ignore_errors=True)
             os.sync()
-            nonlocal spent
-            spent = seconds(
-                lambda: writer.save(1, model.modules, model.optimizer, model.scheduler, {}, model.averages.parts())
-            )
+            with contextlib.nullcontext() if checked else without_checksums():
+                return spent(lambda: writer.save(1, model.modules, model.optimizer, model.scheduler, {}))
 
-        def load() -> None:
+        def load(checked: bool) -> None:
+            if checked and (errors := checkpoint.shared_inspect(path, groups).damage):
+                raise SystemExit("\n".join(errors))
             checkpoint.load(path, model.modules, model.optimizer, model.scheduler, groups)
 
-        def checked_load() -> None:
-            found = integrity.shared_inspect(path, groups).damage
-            if found:
-                raise SystemExit("\n".join(found))
-            load()
+        def resume(checked: bool) -> None:
+            """As a run does it: the files are read while the model is built."""
+            with checkpoint.Search(path, groups, verify=checked) as search:
+                new = assembled()
+                choice = search.choice()
+            assert choice.path is not None, choice.errors
+            checkpoint.load(choice.path, new.modules, new.optimizer, new.scheduler, groups)
 
-        spent = 0.0
-        times: dict[str, list[tuple[float, float]]] = {"saving": [], "loading, cached": [], "loading from disk": []}
-        save()  # the first allocates
-        load()
+        def from_disk(checked: bool) -> Spent:
+            drop_from_cache(path)
+            return spent(lambda: resume(checked))
+
+        works: dict[str, Callable[[bool], Spent]] = {
+            "saving": save,
+            "building a model and loading": lambda checked: spent(lambda: resume(checked)),
+            "the same, from disk": from_disk,
+            "loading, verified before": lambda checked: spent(lambda: load(checked)),
+        }
+        times: Rounds = {name: [] for name in works}
+        save(True)
+        load(True)  # the first of each allocates
         for number in range(rounds):
-            pairs: dict[str, list[float]] = {name: [0.0, 0.0] for name in times}
-            for checked in (number % 2 == 1, number % 2 == 0):
-                with contextlib.nullcontext() if checked else without_checksums():
-                    save()
-                pairs["saving"][checked] = spent
-            save()
-            for checked in (number % 2 == 0, number % 2 == 1):
-                action = checked_load if checked else load
-                pairs["loading, cached"][checked] = seconds(action)
-                drop_from_cache(path)
-                pairs["loading from disk"][checked] = seconds(action)
-            for name, (without, with_checksums) in pairs.items():
-                times[name].append((without, with_checksums))
-                print(f"{name}: {without:.2f} {with_checksums:.2f}", file=sys.stderr, flush=True)
+            for name, work in works.items():
+                order = (False, True) if number % 2 else (True, False)
+                pair = {checked: work(checked) for checked in order}
+                times[name].append((pair[False], pair[True]))
+                print(f"{name}: {pair[False]} {pair[True]}", file=sys.stderr, flush=True)
+            save(True)
         return sum(file.stat().st_size for file in path.iterdir()), times
 
 
@@ -130,17 +150,18 @@ def main() -> None:
     print(f"`python benchmarks/checkpoint_checksums.py --folder SCRATCH --rounds {arguments.rounds}`\n")
     print(describe_machine())
     print(
-        f"{size / 1e9:.2f} GB, one rank, {torch.get_num_threads()} threads; median of {arguments.rounds} rounds in which"
+        f"{size / 1e9:.2f} GB, one rank, {torch.get_num_threads()} threads; median of {arguments.rounds} rounds, in each "
+        f"of which the two took turns;\naverage load before {load_before[0]:.1f}, after {os.getloadavg()[0]:.1f}. "
+        "In brackets: seconds of processors.\n"
     )
-    print(f"the two took turns; average load before {load_before[0]:.1f}, after {os.getloadavg()[0]:.1f}\n")
     print("| | without, s | with, s | with / without | in single rounds |\n| --- | --- | --- | --- | --- |")
-    for name, pairs in times.items():
-        without, with_checksums = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratios = [b / a for a, b in pairs]
-        print(
-            f"| {name} | {without:.2f} | {with_checksums:.2f} | **{statistics.median(ratios):.3f}** | "
-            f"{min(ratios):.3f} to {max(ratios):.3f} |"
-        )
+    for name, rounds in times.items():
+        cells, ratios = [], [with_it.wall / without.wall for without, with_it in rounds]
+        for column in zip(*rounds, strict=True):
+            wall, busy = (statistics.median(getattr(t, kind) for t in column) for kind in ("wall", "busy"))
+            cells.append(f"{wall:.2f} ({busy:.2f})")
+        ratio = statistics.median(w.wall for _, w in rounds) / statistics.median(w.wall for w, _ in rounds)
+        print(f"| {name} | {' | '.join(cells)} | **{ratio:.3f}** | {min(ratios):.3f} to {max(ratios):.3f} |")
 
 
 if __name__ == "__main__":
