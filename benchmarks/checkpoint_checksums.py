@@ -150,8 +150,8 @@ def main() -> None:
     print(f"`python benchmarks/checkpoint_checksums.py --folder SCRATCH --rounds {arguments.rounds}`\n")
     print(describe_machine())
     print(
-        f"{size / 1e9:.2f} GB, one rank, {torch.get_num_threads()} threads; median of {arguments.rounds} rounds, in each "
-        f"of which the two took turns;\naverage load before {load_before[0]:.1f}, after {os.getloadavg()[0]:.1f}. "
+        f"{size / 1e9:.2f} GB, one rank, {torch.get_num_threads()} threads; median of {arguments.rounds} rounds, in "
+        f"which the two took turns;\naverage load before {load_before[0]:.1f}, after {os.getloadavg()[0]:.1f}. "
         "In brackets: seconds of processors.\n"
     )
     print("| | without, s | with, s | with / without | in single rounds |\n| --- | --- | --- | --- | --- |")
