@@ -60,6 +60,17 @@ def test_every_file_has_checksums(run_folder, converted):
         assert checkpoint.inspect(path) == Inspection([])
 
 
+@pytest.mark.parametrize("async_save", [False, True], ids=["waiting", "in-the-background"])
+def test_tensors_are_not_read_again_to_be_hashed(monkeypatch, shards, tmp_path, async_save):
+    """Their checksums come with what is written, also from the process that writes in the background."""
+    read = []
+    hashed = manifest.checksums_of
+    monkeypatch.setattr(manifest, "checksums_of", lambda path: read.append(path.name) or hashed(path))
+    training.run(small_run(shards, save=tmp_path, train_iters=1, async_save=async_save), WORLD)
+    assert sorted(read) == [".metadata", "common.pt", "config.yaml", "metadata.json"]
+    assert "__0_0.distcp" in manifest.read(tmp_path / "iter_0000001").files
+
+
 @pytest.mark.parametrize("fixture", ["run_folder", "converted"])
 def test_random_damage_is_found_and_named(request, tmp_path, fixture):
     folder = shutil.copytree(max(request.getfixturevalue(fixture).glob("iter_*")), tmp_path / "iter_0000002")

@@ -64,6 +64,29 @@ def adapters(pool, shards, run_folder, tmp_path_factory) -> Path:
     return folder
 
 
+def inspected(rank: int, folder: Path) -> checkpoint.Inspection:
+    """Job: what the ranks find together."""
+    with initialized(Layout(dp=2).run_config(), World.from_environment()) as groups:
+        return checkpoint.shared_inspect(folder, groups)
+
+
+def test_ranks_share_the_reading(pool, tmp_path):
+    """A file of three blocks, two ranks; the last block is damaged, then all are: all ranks tell the same once."""
+    folder = tmp_path / "iter_0000001"
+    folder.mkdir()
+    size = 2 * manifest.BLOCK_BYTES + 10
+    with manifest.HashingFile(folder / "__0_0.distcp") as file:
+        file.write(bytes(size))
+    manifest.write(folder, {"__0_0.distcp": file.checksums()}, finite=False)
+    assert pool.run(inspected, 2, folder) == [checkpoint.Inspection([], finite=False)] * 2
+    for place, first, last in ((size - 1, 2 * manifest.BLOCK_BYTES, size), (0, 0, manifest.BLOCK_BYTES)):
+        with (folder / "__0_0.distcp").open("r+b") as damaged:
+            damaged.seek(place)
+            damaged.write(b"x")
+        message = f"{folder / '__0_0.distcp'}: damaged: bytes {first:,} to {last:,} are not those that were written"
+        assert pool.run(inspected, 2, folder) == [checkpoint.Inspection([message], finite=False)] * 2
+
+
 def test_each_rank_hashes_what_it_writes(run_folder):
     for path in checkpoint.completed(run_folder):
         written = manifest.read(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from vidtron.checkpoint import folders, manifest
 from vidtron.checkpoint.full_state import read_common
-from vidtron.checkpoint.manifest import BLOCK_BYTES, FileChecksums, ManifestError
+from vidtron.checkpoint.manifest import FileChecksums, ManifestError
 from vidtron.parallel import Groups, gather_objects
 
 _MOST_THREADS = 4
@@ -89,21 +89,27 @@ class Verification:
 
     def result(self) -> Inspection:
         """What there is to tell, when all is read."""
+        return self._told(self._wait(), self._finite, self._has_checksums)
+
+    def shared_result(self, groups: Groups) -> Inspection:
+        """`result` of all ranks together, on every rank."""
+        parts = gather_objects((self._wait(), self._finite, self._has_checksums), groups.world)
+        problems: dict[str, str] = {}
+        for part, _, _ in parts:  # the first rank's share of a file comes first in it
+            problems = part | problems
+        return self._told(problems, all(finite for _, finite, _ in parts), all(has for _, _, has in parts))
+
+    def _wait(self) -> dict[str, str]:
+        """What is wrong with each file, as far as this process looks."""
         for name, block in self._reading:
             problem = block.result()
             if problem is not None:
                 self._problems.setdefault(name, problem)
-        damage = [f"{self.folder / name}: {problem}" for name, problem in sorted(self._problems.items())]
-        return Inspection(damage, self._finite, self._has_checksums)
+        return self._problems
 
-    def shared_result(self, groups: Groups) -> Inspection:
-        """`result` of all ranks together, on every rank."""
-        parts = gather_objects(self.result(), groups.world)
-        return Inspection(
-            sorted({message for part in parts for message in part.damage}),
-            all(part.finite for part in parts),
-            all(part.has_checksums for part in parts),
-        )
+    def _told(self, problems: dict[str, str], finite: bool, has_checksums: bool) -> Inspection:
+        damage = [f"{self.folder / name}: {problem}" for name, problem in sorted(problems.items())]
+        return Inspection(damage, finite, has_checksums)
 
     def __enter__(self) -> "Verification":
         return self
@@ -154,7 +160,8 @@ def _block_problem(path: Path, written: FileChecksums, number: int) -> str | Non
         return f"cannot be read: {error.strerror}"
     if found == written.blocks[number]:
         return None
-    first, last = number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, written.bytes)
+    first = number * manifest.BLOCK_BYTES
+    last = min(first + manifest.BLOCK_BYTES, written.bytes)
     return f"damaged: bytes {first:,} to {last:,} are not those that were written"
 
 
