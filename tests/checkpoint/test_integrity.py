@@ -168,6 +168,9 @@ def test_an_earlier_version_wrote_no_checksums(run_folder, tmp_path):
     damage(path / "common.pt", random.Random(4), "truncated")
     (message,) = checkpoint.inspect(path).damage
     assert message.startswith(f"{path / 'common.pt'}: cannot be read")
+    damage(path / "metadata.json", random.Random(4), "truncated")
+    (message,) = checkpoint.inspect(path).damage
+    assert message.startswith(f"{path / 'metadata.json'}: cannot be read")
 
 
 def empty_checkpoints(run_dir: Path, *finite: bool) -> list[Path]:

@@ -1,5 +1,6 @@
 """Whether a checkpoint's files are what was written, told before anything is loaded from them."""
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,6 +78,11 @@ class Verification:
 
     def _without_manifest(self) -> None:
         """Whether checksums are missing where some were written."""
+        try:
+            json.loads((self.folder / "metadata.json").read_bytes())
+        except (OSError, ValueError) as error:
+            self._problems["metadata.json"] = f"cannot be read: {error}"
+            return
         try:
             common = read_common(self.folder)
         except Exception as error:  # whatever damaged bytes make pickle, zip and torch raise
