@@ -164,8 +164,8 @@ class CheckpointWriter:
             path = folders.publish(unfinished)
             if nonfinite:
                 self._say(
-                    f"WARNING: {path} holds weights that are not finite: {len(nonfinite)} tensors, {nonfinite[0]} "
-                    "...; --keep-latest spares the newest checkpoint without such"
+                    f"WARNING: {path} holds weights that are not finite, in {len(nonfinite)} of its tensors "
+                    f"({nonfinite[0]} first); --keep-latest spares the newest checkpoint without such"
                 )
             if self.keep_latest is not None:
                 finite = integrity.newest_finite(self.run_dir, path)
