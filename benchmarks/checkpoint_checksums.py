@@ -130,7 +130,8 @@ def measure(folder: Path, layers: int, rounds: int) -> tuple[int, Rounds]:
                 pair = {checked: work(checked) for checked in order}
                 times[name].append((pair[False], pair[True]))
                 print(f"{name}: {pair[False]} {pair[True]}", file=sys.stderr, flush=True)
-            save(True)
+                if name == "saving":
+                    save(True)  # for the loads
         return sum(file.stat().st_size for file in path.iterdir()), times
 
 
