@@ -16,7 +16,7 @@ from vidtron.training.batch_size import replicas
 from vidtron.training.positions import Share
 from vidtron.training.resume import data_errors, likely_choice
 from vidtron.training.sources import training_plan
-from vidtron.training.starting_weights import find_weights, folder_errors, weights_errors
+from vidtron.training.starting_weights import folder_errors, weights_at, weights_errors
 from vidtron.training.validation_samples import prompts_of
 
 
@@ -36,7 +36,7 @@ def check(config: RunConfig, world: World) -> list[str]:
     if choice.errors:
         return [*errors, *choice.errors]
     latest = choice.path
-    weights = find_weights(config.checkpoint, latest)
+    weights = weights_at(config.checkpoint, latest)
     if weights is not None:
         return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
     errors += folder.check_folders(config.checkpoint, latest)

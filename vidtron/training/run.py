@@ -28,7 +28,7 @@ from vidtron.training.logging import Logger
 from vidtron.training.resume import Restored, Saver, base_damage, restore
 from vidtron.training.signals import StopRequests
 from vidtron.training.sources import DataRoom
-from vidtron.training.starting_weights import find_weights, start_from
+from vidtron.training.starting_weights import start_from, weights_at
 from vidtron.training.step import ForwardStep
 from vidtron.training.trainer import Progress, Trainer, TrainingResult
 
@@ -134,7 +134,7 @@ def _load(
         errors = base_damage(path, adaptation.lora_base, partial(checkpoint.shared_inspect, groups=groups))
     if errors:
         raise ConfigurationError(errors)
-    found = find_weights(config.checkpoint, path) if groups.rank == 0 else None
+    found = weights_at(config.checkpoint, path) if groups.rank == 0 else None
     weights = broadcast_object(found, 0, groups, groups.world)
     if weights is None and path is not None:
         saved = restore(path, model, data.state(), groups, adaptation.lora_base)

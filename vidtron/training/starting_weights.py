@@ -9,6 +9,7 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
+from vidtron.training.resume import likely_choice
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,12 @@ class StartingWeights:
         return checkpoint.open_weights(self.path, self.format, network=(config.model, config.network))
 
 
-def find_weights(config: CheckpointConfig, path: Path | None) -> StartingWeights | None:
+def find_weights(config: CheckpointConfig) -> StartingWeights | None:
+    """`weights_at`, as far as one process can tell at once where `--load` leads to."""
+    return weights_at(config, likely_choice(config).path)
+
+
+def weights_at(config: CheckpointConfig, path: Path | None) -> StartingWeights | None:
     """The weights that a new run starts from; None if it continues another, or starts from nothing.
 
     Args:
