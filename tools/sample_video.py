@@ -91,6 +91,9 @@ def main() -> None:
 
     try:
         failures = sample(config, run, world, prompts, deliver, progress, report)
+    except ConfigurationError as error:  # what reading the checkpoint's files has told
+        refuse(error.errors, world)
+        raise
     except (CheckpointError, ConversionError) as error:  # what only reading all of the checkpoint could tell
         refuse(str(error).splitlines(), world)
         raise

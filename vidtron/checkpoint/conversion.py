@@ -64,6 +64,7 @@ def convert(
     sat_version: str | None = None,
     overwrite: bool = False,
     trust_pickle: bool = False,
+    verify_checkpoint: bool = True,
     progress: Progress = lambda names: names,
     warn: Callable[[str], object] = lambda warning: None,
 ) -> Conversion:
@@ -91,6 +92,7 @@ def convert(
         sat_version: 1.0 or 1.5, the code a SAT target is for; by the network unless given.
         overwrite: replace an existing target.
         trust_pickle: open `.pt` files that need more than tensors and plain values.
+        verify_checkpoint: compare the files of a run's checkpoint with their checksums before.
         progress: wraps the list of tensors, for a progress bar.
         warn: gets each of the result's warnings as soon as it is known.
 
@@ -120,6 +122,7 @@ def convert(
         lora=lora,
         lora_base=None if lora_base is None else Path(lora_base),
         lora_alpha=lora_alpha,
+        verify=verify_checkpoint,
     )
     for place in source.places:
         _refuse_overlap(place, save)

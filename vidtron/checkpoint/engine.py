@@ -6,7 +6,7 @@ other.
 
 import os
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 )
 from torch.distributed.checkpoint.api import CheckpointException
 
-from vidtron.checkpoint import folders
+from vidtron.checkpoint import folders, integrity, manifest
 from vidtron.checkpoint.average_names import average_of_key
 from vidtron.checkpoint.averages import (
     Averages,
@@ -42,13 +42,14 @@ from vidtron.checkpoint.state import (
     content_metadata,
     everything,
     model_state,
+    nonfinite_weights,
     once_each,
     restore,
     sharded_state,
     tensor_shapes,
 )
 from vidtron.checkpoint.summary import summarized
-from vidtron.checkpoint.writing import adapt_writing
+from vidtron.checkpoint.writing import adapt_writing, take_checksums
 from vidtron.config.storage import StorageError, writing
 from vidtron.parallel import Groups, any_rank, barrier, gather_objects, on_first_rank
 from vidtron.parallel.mcore_versions import async_save_arguments
@@ -68,6 +69,7 @@ class CheckpointWriter:
         config_yaml: str = "",
         async_save: bool = False,
         keep_latest: int | None = None,
+        say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """
         Args:
@@ -75,13 +77,15 @@ class CheckpointWriter:
             groups: the run's process groups.
             config_yaml: the run's configuration, kept in each checkpoint.
             async_save: write in the background; a save is complete after `maybe_finalize` or `finalize` says so.
-            keep_latest: after each save, delete all but so many checkpoints.
+            keep_latest: after each save, delete all but so many checkpoints, and the newest with finite weights.
+            say: is told on each rank of what the user should know of a save.
         """
         self.run_dir = run_dir
         self.groups = groups
         self.config_yaml = config_yaml
         self.async_save = async_save
         self.keep_latest = keep_latest
+        self._say = say
         self._calls = AsyncCallsQueue(persistent=False)
         self._unfinished: Path | None = None
         adapt_writing()
@@ -114,8 +118,10 @@ class CheckpointWriter:
         unfinished = self._begin(iteration)
         content = sharded_state(chunks, optimizer, self.groups, is_loading=False, part=part)
         content["ema"] = sharded_averages(averages, model_state(content, chunks))
+        nonfinite = nonfinite_weights([*model_state(content, chunks).values(), content["ema"]], self.groups)
         content = once_each(content)
         content["state"] = state
+        content[manifest.MANIFEST_KEY] = folders.MANIFEST_FILE
         if scheduler is not None:
             content["scheduler"] = scheduler.state_dict()
         failure, request = None, None
@@ -133,12 +139,13 @@ class CheckpointWriter:
         except BaseException:
             self.abandon()
             raise
+        publish = partial(self._publish, unfinished, nonfinite)
         if request is None and failure is None:
-            self._publish(unfinished)
+            publish()
             return
         self._settle(unfinished, failure)
         assert request is not None
-        request.add_finalize_fn(partial(self._publish, unfinished))
+        request.add_finalize_fn(publish)
         background = partial(in_background, os.getpid(), request.async_fn)
         self._calls.schedule_async_request(request._replace(async_fn=background))
 
@@ -193,19 +200,31 @@ class CheckpointWriter:
         self._unfinished = on_first_rank(begin, self.groups)
         return self._unfinished
 
-    def _publish(self, unfinished: Path) -> None:
+    def _publish(self, unfinished: Path, nonfinite: list[str]) -> None:
         failure = kept_failure()
+        checksums = gather_objects(take_checksums(unfinished), self.groups.world)
         if self.groups.rank == 0 and failure is None:
             try:
                 if self.config_yaml:
                     (unfinished / folders.CONFIG_FILE).write_text(self.config_yaml, encoding="utf-8")
-                folders.publish(unfinished)
-                if self.keep_latest is not None:
-                    folders.prune(self.run_dir, self.keep_latest)
+                known = {name: entry for part in checksums for name, entry in part.items()}
+                manifest.write(unfinished, known, finite=not nonfinite)
+                self._keep(folders.publish(unfinished), nonfinite)
             except OSError as error:
                 failure = error
         self._settle(unfinished, failure)
         self._unfinished = None
+
+    def _keep(self, path: Path, nonfinite: list[str]) -> None:
+        """Tell of weights that are not finite, and delete the checkpoints that are not to be kept any more."""
+        if nonfinite:
+            self._say(
+                f"WARNING: {path} holds weights that are not finite, in {len(nonfinite)} of its tensors "
+                f"({nonfinite[0]} first); --keep-latest spares the newest checkpoint without such"
+            )
+        if self.keep_latest is not None:
+            finite = integrity.newest_finite(self.run_dir, path)
+            folders.prune(self.run_dir, self.keep_latest, path, spared=finite)
 
     def _settle(self, unfinished: Path, failure: Exception | None = None) -> None:
         """Go on if no rank has failed; else all ranks raise, and nothing is left of the save."""

@@ -8,7 +8,7 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from vidtron.checkpoint.errors import UnreadableFileError, unreadable
+from vidtron.checkpoint.manifest import FileChecksums, HashingFile
 from vidtron.checkpoint.metadata_file import FILE as METADATA_FILE
 from vidtron.checkpoint.metadata_file import read_metadata
 from vidtron.checkpoint.reading import load_part
@@ -100,9 +101,11 @@ class TorchDistWriter:
             empty_objects: keys of objects that hold nothing (the extra states of linear layers).
         """
         self.folder, self.specs = folder, dict(specs)
-        self._file: BinaryIO = (folder / _DATA_FILE).open("wb")
+        self._file = HashingFile(folder / _DATA_FILE)
         self._places: dict[MetadataIndex, _StorageInfo] = {}
         self._empty_objects = empty_objects
+        self.finite = True
+        """Whether all tensors so far are."""
         for key in empty_objects:
             self._append(MetadataIndex(key), lambda: torch.save([None], self._file))
 
@@ -112,8 +115,14 @@ class TorchDistWriter:
         tensor = tensor.contiguous()
         if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
             tensor = tensor.clone()  # torch.save writes whole storages
+        self.finite = self.finite and bool(torch.isfinite(tensor).all())
         index = MetadataIndex(key, torch.Size([0] * tensor.dim()))
         self._append(index, lambda: torch.save(tensor, self._file))
+
+    @property
+    def checksums(self) -> dict[str, FileChecksums]:
+        """Of the tensors' file, when it is finished."""
+        return {_DATA_FILE: self._file.checksums()}
 
     def _append(self, index: MetadataIndex, save: Callable[[], None]) -> None:
         start = self._file.tell()

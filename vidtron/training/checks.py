@@ -16,9 +16,9 @@ from vidtron.training import folder
 from vidtron.training.batch_size import replicas
 from vidtron.training.memory import check_memory
 from vidtron.training.positions import Share
-from vidtron.training.resume import data_errors, find_checkpoint
+from vidtron.training.resume import data_errors, likely_choice
 from vidtron.training.sources import training_plan
-from vidtron.training.starting_weights import find_weights, folder_errors, weights_errors
+from vidtron.training.starting_weights import folder_errors, weights_at, weights_errors
 from vidtron.training.validation_samples import prompts_of
 
 
@@ -55,10 +55,13 @@ def _checkpoint_errors(config: RunConfig, plan: Plan | None, *, ready: bool) -> 
         CheckpointError, ConversionError: a file of the checkpoint cannot be read.
     """
     errors: list[str] = []
-    weights = find_weights(config.checkpoint)
+    choice = likely_choice(config.checkpoint)
+    if choice.errors:
+        return [*choice.errors]
+    latest = choice.path
+    weights = weights_at(config.checkpoint, latest)
     if weights is not None:
         return [*folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
-    latest = find_checkpoint(config.checkpoint.load)
     errors += folder.check_folders(config.checkpoint, latest)
     lora_base = config.adaptation.lora_base
     if latest is None and lora_base is not None:
@@ -118,9 +121,10 @@ def _adapter_errors(config: RunConfig) -> list[str]:
     if not path.exists():
         return [f"--lora-load {path}: does not exist; accepted: a diffusers or SAT LoRA file or folder"]
     try:
-        adapters = lora_formats.read(path, lora_formats.format_of(path))
+        form = lora_formats.format_of(path)
+        adapters = lora_formats.read(path, form, verify=config.checkpoint.verify_checkpoint)
     except CheckpointError as error:
-        return [f"--lora-load {error}"]
+        return [f"--lora-load {line}" for line in str(error).splitlines()]
     ranks = sorted({adapter.rank for adapter in adapters.values()})
     if ranks != [config.adaptation.lora_rank]:
         return [

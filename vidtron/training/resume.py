@@ -1,7 +1,8 @@
 """When a run is saved, and how one is continued."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,20 @@ class Progress:
     """The run was stopped before or in the evaluation after its last step; it is made up for first of all."""
 
 
-def find_checkpoint(load: Path | None) -> Path | None:
-    """The checkpoint that `--load` leads to: the folder itself if it is one, else its latest complete one."""
-    if load is None:
-        return None
-    return load if checkpoint.is_complete(load) else checkpoint.latest(load)
+def likely_choice(config: CheckpointConfig) -> checkpoint.Choice:
+    """The checkpoint that `--load` leads to as far as one process can tell at once: tensors' files go unread.
+
+    When they are read, an older one may take its place (`checkpoint.Search`).
+    """
+    found = [] if config.load is None else checkpoint.candidates(config.load)
+    examine = partial(checkpoint.inspect, contents=False) if config.verify_checkpoint else None
+    return checkpoint.choose(found, examine, named=found == [config.load])
+
+
+def base_damage(path: Path, lora_base: Path | None, examine: Callable[[Path], checkpoint.Inspection]) -> list[str]:
+    """Errors for damaged base weights of the checkpoint at `path`, if it holds adapters alone."""
+    base = checkpoint.base_folder(path, lora_base)
+    return [] if base is None else checkpoint.refusals([examine(base)])
 
 
 def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
@@ -139,6 +149,7 @@ class Saver:
         state: dict[str, Any],
         config_yaml: str,
         part: checkpoint.Part = checkpoint.everything,
+        say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """
         Args:
@@ -147,6 +158,7 @@ class Saver:
             state: kept beside the weights: `data` (`DataRoom.state`), `global_batch_size` and what `part` leaves out.
             config_yaml: kept in each checkpoint.
             part: the weights to save.
+            say: is told what the user should know of a save.
         """
         self.interval = config.save_interval
         self.part = part
@@ -159,6 +171,7 @@ class Saver:
                 config_yaml=config_yaml,
                 async_save=config.async_save,
                 keep_latest=config.keep_latest,
+                say=say,
             )
 
     def is_due(self, iteration: int, *, last: bool) -> bool:
