@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     config, world = configured(argv)
 
     from vidtron import training
+    from vidtron.checkpoint import CheckpointError, ConversionError
     from vidtron.data.errors import ShardError
     from vidtron.data.latents.header import LatentCacheError
 
@@ -66,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
         training.run(config, world)
     except ConfigurationError as error:  # what only the opened encoders could tell
         refuse(error.errors, world)
+    except (CheckpointError, ConversionError) as error:  # what only reading all of the checkpoint could tell
+        refuse(str(error).splitlines(), world)
     except (ShardError, LatentCacheError) as error:  # data that has become unreadable; only this rank may know
         print(*(f"error: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr, flush=True)
         raise SystemExit(1) from error

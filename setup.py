@@ -30,6 +30,7 @@ setup(
         "torch",  # no pin: a cluster's own build stays
         "tqdm>=4.60",
         "tyro>=1.0",
+        "xxhash>=3.2",
     ],
     extras_require={
         # Clips decoded by NVDEC, layers and FP8 by Transformer Engine.

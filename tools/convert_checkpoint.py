@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--sat-version", choices=VERSIONS, help="upstream's code a SAT target is for; unset: the network's")
     p.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    p.add_argument(
+        "--verify-checkpoint",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="megatron: compare the files of --load with their checksums before",
+    )
     p.add_argument("--trust-pickle", action="store_true", help="open .pt files that could run code")
     return p
 

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from vidtron.checkpoint import CheckpointError, ConversionError, open_weights
+from vidtron.checkpoint import (
+    CheckpointError,
+    ConversionError,
+    checkpoint_folder,
+    inspect,
+    open_weights,
+)
+from vidtron.checkpoint import (
+    refusals as damage,
+)
 from vidtron.checkpoint.formats.base import DTYPES
 from vidtron.checkpoint.lora_adapters import cast
 from vidtron.checkpoint.lora_diffusers import write_diffusers
@@ -50,6 +59,8 @@ class Arguments:
     """Of the written tensors; unset: as they are."""
     overwrite: bool = False
     """Replace an existing file."""
+    verify_checkpoint: bool = True
+    """megatron: compare the files of --load with their checksums before."""
     trust_pickle: bool = False
     """sat: read files that hold more than tensors; they may run code."""
 
@@ -69,6 +80,7 @@ def main() -> None:
             arguments.load_format,
             alpha=arguments.lora_alpha,
             trust_pickle=arguments.trust_pickle,
+            verify=arguments.verify_checkpoint,
         )
         dtype = None if arguments.dtype is None else DTYPES[arguments.dtype]
         if dtype is not None:
@@ -84,6 +96,9 @@ def main() -> None:
             if arguments.base is None:
                 alpha = write_sat(adapters, arguments.save, **options)
             else:
+                base = checkpoint_folder(arguments.base)
+                if base is not None and arguments.verify_checkpoint and (errors := damage([inspect(base)])):
+                    raise CheckpointError("\n".join(errors))
                 weights = open_weights(arguments.base, trust_pickle=arguments.trust_pickle, adapters=True)
                 for warning in weights.warnings:
                     print(f"warning: {warning}", file=sys.stderr)

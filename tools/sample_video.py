@@ -18,6 +18,7 @@ from typing import Annotated
 
 from tqdm import tqdm
 
+from vidtron.checkpoint import CheckpointError, ConversionError
 from vidtron.config.errors import ConfigurationError, refuse
 from vidtron.config.folders import folder_error
 from vidtron.config.program import parse_arguments
@@ -88,7 +89,14 @@ def main() -> None:
         shown = world.rank == 0 and sys.stderr.isatty()
         return tqdm(steps, desc=f"prompt {prompt.number}", unit="step", disable=not shown)
 
-    failures = sample(config, run, world, prompts, deliver, progress, report)
+    try:
+        failures = sample(config, run, world, prompts, deliver, progress, report)
+    except ConfigurationError as error:  # what reading the checkpoint's files has told
+        refuse(error.errors, world)
+        raise
+    except (CheckpointError, ConversionError) as error:  # what only reading all of the checkpoint could tell
+        refuse(str(error).splitlines(), world)
+        raise
     if failures:
         if world.rank == 0:
             numbers = ", ".join(str(failure.prompt.number) for failure in failures)

@@ -133,13 +133,11 @@ def test_bad_sat_files(tmp_path):
     pair = {f"{SAT}A.0": torch.ones(4, 6), f"{SAT}B.0": torch.ones(8, 4)}
     file = tmp_path / "lora.pt"
     torch.save({"module": pair, "args": Innocent()}, file)
-    with pytest.raises(
-        CheckpointError, match=r"reading tests\.\S+\.Innocent could run code; accepted: --trust-pickle"
-    ):
+    with pytest.raises(CheckpointError, match=r"asks for tests\.\S+\.Innocent\).* run code.*accepted: --trust-pickle"):
         read(file, "sat")
     assert read(file, "sat", trust_pickle=True)["decoder.layers.0.self_attention.lora_proj.out"].alpha == 1.0
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match=r"lora.pt: damaged or not a torch file"):
+    with pytest.raises(CheckpointError, match=r"lora.pt: .*truncated or damaged"):
         read(file, "sat")
     file.write_bytes(pickle.dumps({}))
     with pytest.raises(CheckpointError):

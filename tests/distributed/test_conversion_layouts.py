@@ -41,7 +41,13 @@ def test_layouts_convert_to_the_same_bytes(pool, save_format, tmp_path):
         pool.run(save_initial_weights, ranks, small_run("", **layout), tmp_path / name / "run")
         run_yaml = next((tmp_path / name / "run").glob("iter_*/config.yaml"))
         run_yaml.write_text(run_yaml.read_text().replace("model_parallel_size: 2", "model_parallel_size: 1"))
-        checkpoint.convert(tmp_path / name / "run", tmp_path / name / "out", save_format=save_format, verify=True)
+        checkpoint.convert(
+            tmp_path / name / "run",
+            tmp_path / name / "out",
+            save_format=save_format,
+            verify=True,
+            verify_checkpoint=False,  # config.yaml is another now
+        )
     one, four = (
         {str(path.relative_to(tmp_path / name / "out")): path for path in (tmp_path / name / "out").rglob("*.*")}
         for name in ("one", "four")

@@ -2,6 +2,7 @@
 
 from vidtron.checkpoint.adapters import (
     base_errors,
+    base_folder,
     checksums,
     load_average_with_base,
     load_start,
@@ -11,7 +12,8 @@ from vidtron.checkpoint.adapters import (
 )
 from vidtron.checkpoint.averages import AveragedPart, Averages
 from vidtron.checkpoint.conversion import Conversion, convert
-from vidtron.checkpoint.engine import CheckpointError, CheckpointWriter, load, load_average
+from vidtron.checkpoint.engine import CheckpointWriter, load, load_average
+from vidtron.checkpoint.errors import CheckpointError, UnreadableFileError
 from vidtron.checkpoint.folders import (
     clear_unfinished,
     completed,
@@ -25,11 +27,23 @@ from vidtron.checkpoint.formats import (
     ConversionError,
     Format,
     WeightSource,
+    checkpoint_folder,
     detect_format,
     holds_weights_only,
     open_weights,
 )
 from vidtron.checkpoint.full_state import averages_in, read_full_state, read_state
+from vidtron.checkpoint.integrity import (
+    Choice,
+    Inspection,
+    Search,
+    Verification,
+    candidates,
+    choose,
+    inspect,
+    refusals,
+    shared_inspect,
+)
 from vidtron.checkpoint.state import Part, everything
 from vidtron.checkpoint.weights_into_model import load_weights
 
@@ -38,14 +52,23 @@ __all__ = [
     "Averages",
     "CheckpointError",
     "CheckpointWriter",
+    "Choice",
     "Conversion",
     "ConversionError",
     "Format",
+    "Inspection",
     "Part",
+    "Search",
+    "UnreadableFileError",
+    "Verification",
     "WeightSource",
     "averages_in",
     "base_errors",
+    "base_folder",
+    "candidates",
+    "checkpoint_folder",
     "checksums",
+    "choose",
     "clear_unfinished",
     "completed",
     "convert",
@@ -53,6 +76,7 @@ __all__ = [
     "everything",
     "folder_name",
     "holds_weights_only",
+    "inspect",
     "is_complete",
     "iteration_of",
     "latest",
@@ -67,5 +91,7 @@ __all__ = [
     "read_full_state",
     "read_state",
     "record_base",
+    "refusals",
+    "shared_inspect",
     "take_adapters",
 ]

@@ -12,7 +12,14 @@ import torch
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.averages import Averages
 from vidtron.checkpoint.engine import NO_AVERAGES, CheckpointError, load, load_average
-from vidtron.checkpoint.formats import configuration_beside, detect_format, holds_weights_only, open_weights
+from vidtron.checkpoint.errors import UnreadableFileError
+from vidtron.checkpoint.formats import (
+    checkpoint_folder,
+    configuration_beside,
+    detect_format,
+    holds_weights_only,
+    open_weights,
+)
 from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
 from vidtron.checkpoint.lora_adapters import Adapters
 from vidtron.checkpoint.state import Part, bare, everything
@@ -34,8 +41,28 @@ def is_base(name: str) -> bool:
 
 
 def base_of(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint of adapters alone records of its base; None for any other checkpoint."""
-    return read_state(path).get(BASE_KEY)
+    """What a checkpoint of adapters alone records of its base; None for any other checkpoint.
+
+    Raises:
+        UnreadableFileError: the record is damaged.
+    """
+    record = read_state(path).get(BASE_KEY)
+    if record is None:
+        return None
+    place, sums = (record.get("path"), record.get("checksums")) if isinstance(record, dict) else (None, None)
+    if not isinstance(sums, dict) or not isinstance(place, str | None):
+        raise UnreadableFileError(path, f"damaged: its entry `{BASE_KEY}` is no record of base weights")
+    return record
+
+
+def base_folder(path: Path, moved_to: Path | None) -> Path | None:
+    """The iter_* folder of a run, or of a conversion, that holds the base weights of a checkpoint of adapters alone.
+
+    None if that is no such checkpoint, or its base has another format, or is the initial weights.
+    """
+    record = base_of(path)
+    place = None if record is None else moved_to or record["path"]
+    return None if place is None else checkpoint_folder(Path(place))
 
 
 def base_errors(path: str | Path, moved_to: str | Path | None) -> list[str]:

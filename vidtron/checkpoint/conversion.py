@@ -1,7 +1,7 @@
 """Weights from one format to another, tensor by tensor."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from vidtron.checkpoint.finiteness import NotFinite, refuse_overflow
 from vidtron.checkpoint.formats import FORMATS, Format, open_weights
 from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, WeightTarget
 from vidtron.checkpoint.formats.diffusers import DiffusersTarget
-from vidtron.checkpoint.formats.megatron import MegatronTarget
+from vidtron.checkpoint.formats.megatron import MegatronSource, MegatronTarget
 from vidtron.checkpoint.formats.sat import SatTarget
+from vidtron.checkpoint.full_state import read_state
 from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
@@ -63,6 +64,7 @@ def convert(
     sat_version: str | None = None,
     overwrite: bool = False,
     trust_pickle: bool = False,
+    verify_checkpoint: bool = True,
     progress: Progress = lambda names: names,
     warn: Callable[[str], object] = lambda warning: None,
 ) -> Conversion:
@@ -90,6 +92,7 @@ def convert(
         sat_version: 1.0 or 1.5, the code a SAT target is for; by the network unless given.
         overwrite: replace an existing target.
         trust_pickle: open `.pt` files that need more than tensors and plain values.
+        verify_checkpoint: compare the files of a run's checkpoint with their checksums before.
         progress: wraps the list of tensors, for a progress bar.
         warn: gets each of the result's warnings as soon as it is known.
 
@@ -119,6 +122,7 @@ def convert(
         lora=lora,
         lora_base=None if lora_base is None else Path(lora_base),
         lora_alpha=lora_alpha,
+        verify=verify_checkpoint,
     )
     for place in source.places:
         _refuse_overlap(place, save)
@@ -158,10 +162,29 @@ def convert(
         with writing(save, advice):
             target.finish()
         result.notes += getattr(target, "notes", [])
+        _read_back(folder, save, save_format, (source.model, network), specs)
         if verify:
             written = open_weights(folder, save_format, model=model)
             result.verification = verification.verify(source, written, specs, progress)
     return result
+
+
+def _read_back(
+    folder: Path, save: Path, format: Format, network: tuple[str, CogVideoXConfig], specs: Mapping[str, TensorSpec]
+) -> None:
+    """Raises ConversionError: what was written cannot be opened, or is not of the announced shapes and types."""
+    try:
+        # A run folder tells its network itself.
+        written = open_weights(folder, format, network=None if format == "megatron" else network)
+        if format == "megatron":
+            assert isinstance(written, MegatronSource)
+            read_state(written.folder)
+        wrong = [f"{name}: {written.dtype(name)}" for name, spec in specs.items() if written.dtype(name) != spec.dtype]
+    except ValueError as error:  # ConversionError and UnreadableFileError are such
+        told = str(error).replace(str(folder), str(save))
+        raise ConversionError(f"--save {save}: what was written cannot be read back: {told}") from error
+    if wrong:
+        raise ConversionError(f"--save {save}: written in another type: {', '.join(wrong[:8])}")
 
 
 def cast(tensor: Tensor, spec: TensorSpec) -> Tensor:

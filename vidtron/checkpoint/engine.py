@@ -6,7 +6,7 @@ other.
 
 import os
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 )
 from torch.distributed.checkpoint.api import CheckpointException
 
-from vidtron.checkpoint import folders
+from vidtron.checkpoint import folders, integrity, manifest
 from vidtron.checkpoint.average_names import average_of_key
 from vidtron.checkpoint.averages import (
     Averages,
@@ -34,30 +34,29 @@ from vidtron.checkpoint.averages import (
     sharded_averages,
     take_average,
 )
+from vidtron.checkpoint.errors import CheckpointError
 from vidtron.checkpoint.failures import in_background, kept_failure, reason_not_saved
 from vidtron.checkpoint.full_state import averages_in, tensor_shapes_on_disk
+from vidtron.checkpoint.reading import adapt_reading, common_strategy, loading
 from vidtron.checkpoint.state import (
     Part,
     content_metadata,
     everything,
     model_state,
+    nonfinite_weights,
     once_each,
     restore,
     sharded_state,
     tensor_shapes,
 )
 from vidtron.checkpoint.summary import summarized
-from vidtron.checkpoint.writing import adapt_writing
+from vidtron.checkpoint.writing import adapt_writing, take_checksums
 from vidtron.config.storage import StorageError, writing
 from vidtron.parallel import Groups, any_rank, barrier, gather_objects, on_first_rank
 from vidtron.parallel.mcore_versions import async_save_arguments
 
 _OPTIMIZER_PREFIX = "optimizer."
 NO_AVERAGES: Averages = MappingProxyType({})
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be loaded into this run."""
 
 
 class CheckpointWriter:
@@ -71,6 +70,7 @@ class CheckpointWriter:
         config_yaml: str = "",
         async_save: bool = False,
         keep_latest: int | None = None,
+        say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """
         Args:
@@ -78,13 +78,15 @@ class CheckpointWriter:
             groups: the run's process groups.
             config_yaml: the run's configuration, kept in each checkpoint.
             async_save: write in the background; a save is complete after `maybe_finalize` or `finalize` says so.
-            keep_latest: after each save, delete all but so many checkpoints.
+            keep_latest: after each save, delete all but so many checkpoints, and the newest with finite weights.
+            say: is told on each rank of what the user should know of a save.
         """
         self.run_dir = run_dir
         self.groups = groups
         self.config_yaml = config_yaml
         self.async_save = async_save
         self.keep_latest = keep_latest
+        self._say = say
         self._calls = AsyncCallsQueue(persistent=False)
         self._unfinished: Path | None = None
         adapt_writing()
@@ -117,8 +119,10 @@ class CheckpointWriter:
         unfinished = self._begin(iteration)
         content = sharded_state(chunks, optimizer, self.groups, is_loading=False, part=part)
         content["ema"] = sharded_averages(averages, model_state(content, chunks))
+        nonfinite = nonfinite_weights([*model_state(content, chunks).values(), content["ema"]], self.groups)
         content = once_each(content)
         content["state"] = state
+        content[manifest.MANIFEST_KEY] = folders.MANIFEST_FILE
         if scheduler is not None:
             content["scheduler"] = scheduler.state_dict()
         failure, request = None, None
@@ -136,12 +140,13 @@ class CheckpointWriter:
         except BaseException:
             self.abandon()
             raise
+        publish = partial(self._publish, unfinished, nonfinite)
         if request is None and failure is None:
-            self._publish(unfinished)
+            publish()
             return
         self._settle(unfinished, failure)
         assert request is not None
-        request.add_finalize_fn(partial(self._publish, unfinished))
+        request.add_finalize_fn(publish)
         background = partial(in_background, os.getpid(), request.async_fn)
         self._calls.schedule_async_request(request._replace(async_fn=background))
 
@@ -196,19 +201,31 @@ class CheckpointWriter:
         self._unfinished = on_first_rank(begin, self.groups)
         return self._unfinished
 
-    def _publish(self, unfinished: Path) -> None:
+    def _publish(self, unfinished: Path, nonfinite: list[str]) -> None:
         failure = kept_failure()
+        checksums = gather_objects(take_checksums(unfinished), self.groups.world)
         if self.groups.rank == 0 and failure is None:
             try:
                 if self.config_yaml:
                     (unfinished / folders.CONFIG_FILE).write_text(self.config_yaml, encoding="utf-8")
-                folders.publish(unfinished)
-                if self.keep_latest is not None:
-                    folders.prune(self.run_dir, self.keep_latest)
+                known = {name: entry for part in checksums for name, entry in part.items()}
+                manifest.write(unfinished, known, finite=not nonfinite)
+                self._keep(folders.publish(unfinished), nonfinite)
             except OSError as error:
                 failure = error
         self._settle(unfinished, failure)
         self._unfinished = None
+
+    def _keep(self, path: Path, nonfinite: list[str]) -> None:
+        """Tell of weights that are not finite, and delete the checkpoints that are not to be kept any more."""
+        if nonfinite:
+            self._say(
+                f"WARNING: {path} holds weights that are not finite, in {len(nonfinite)} of its tensors "
+                f"({nonfinite[0]} first); --keep-latest spares the newest checkpoint without such"
+            )
+        if self.keep_latest is not None:
+            finite = integrity.newest_finite(self.run_dir, path)
+            folders.prune(self.run_dir, self.keep_latest, path, spared=finite)
 
     def _settle(self, unfinished: Path, failure: Exception | None = None) -> None:
         """Go on if no rank has failed; else all ranks raise, and nothing is left of the save."""
@@ -262,8 +279,9 @@ def load(
         # A rank that trains nothing asks for nothing, and mcore leaves what is empty out.
         restore_average(_read(path, {"ema": averages_request.pop(average)}, groups).get("ema", {}), parts)
     loaded = _read(path, request, groups)
-    restore(loaded, chunks, optimizer, scheduler, part)
-    return loaded["state"]
+    with loading(path):
+        restore(loaded, chunks, optimizer, scheduler, part)
+        return loaded["state"]
 
 
 def load_average(
@@ -290,19 +308,21 @@ def load_average(
         raise CheckpointError(f"{path}: no average {average}; accepted: {', '.join(known) or 'none, it has no EMA'}")
     take_average(request, average, tensor_shapes_on_disk(path).keys())
     loaded = _read(path, request, groups)
-    restore(loaded, chunks, None, None, part)
-    return loaded["state"]
+    with loading(path):
+        restore(loaded, chunks, None, None, part)
+        return loaded["state"]
 
 
 def _read(path: Path, request: dict[str, Any], groups: Groups) -> dict[str, Any]:
     """What is asked for, in place of the sharded tensors that ask for it."""
+    adapt_reading()
     strategy: Any = TorchDistLoadShardedStrategy()
     if groups.dp_cp.size() > 1:
         strategy = FullyParallelLoadStrategyWrapper(strategy, groups.dp_cp)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loading(path):
         # megatron-core 0.16.1 calls torch's function by its old name (strategies/torch.py:799).
         warnings.filterwarnings("ignore", message="`load_state_dict` is deprecated", category=FutureWarning)
-        return dist_checkpointing.load(request, str(path), sharded_strategy=strategy)
+        return dist_checkpointing.load(request, str(path), sharded_strategy=strategy, **common_strategy())
 
 
 def _check_tensors(

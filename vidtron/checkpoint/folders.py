@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 CONFIG_FILE = "config.yaml"
+MANIFEST_FILE = "checksums.json"
 _NAME = re.compile(r"iter_(\d{7,})")
 _UNFINISHED = "unfinished_"
 # What megatron-core and torch write last: the kind of checkpoint, and where each tensor lies.
@@ -40,13 +41,18 @@ def iteration_of(path: str | Path) -> int:
 
 
 def is_complete(path: str | Path) -> bool:
-    """Whether the folder is a checkpoint that can be loaded."""
+    """Whether the folder is a checkpoint that was written to its end, though some of it may be lost since.
+
+    Its checksums came last, and tell of files that are missing now.
+    """
     path = Path(path)
-    return _NAME.fullmatch(path.name) is not None and all((path / marker).is_file() for marker in _MARKERS)
+    if _NAME.fullmatch(path.name) is None:
+        return False
+    return (path / MANIFEST_FILE).is_file() or all((path / marker).is_file() for marker in _MARKERS)
 
 
 def completed(run_dir: str | Path) -> list[Path]:
-    """The checkpoints of a run that can be loaded, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         return []
@@ -54,7 +60,7 @@ def completed(run_dir: str | Path) -> list[Path]:
 
 
 def latest(run_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a run that can be loaded."""
+    """The newest complete checkpoint of a run."""
     return next(reversed(completed(run_dir)), None)
 
 
@@ -132,15 +138,27 @@ def publish(unfinished: Path) -> Path:
     return final
 
 
-def prune(run_dir: str | Path, keep: int) -> list[Path]:
+def up_to(run_dir: Path, last: Path) -> list[Path]:
+    """The complete checkpoints of a run that are no later than one of them, oldest first."""
+    return [path for path in completed(run_dir) if iteration_of(path) <= iteration_of(last)]
+
+
+def prune(run_dir: str | Path, keep: int, last: Path | None = None, spared: Path | None = None) -> list[Path]:
     """Delete all but the newest `keep` complete checkpoints; returns the deleted ones.
+
+    Args:
+        run_dir: the run folder.
+        keep: 1 or more.
+        last: later ones are neither counted nor touched: a resumption has passed them over.
+        spared: one that stays besides.
 
     Raises:
         ValueError: `keep` would leave none.
     """
     if keep < 1:
         raise ValueError(f"--keep-latest {keep}; accepted: 1 or more")
-    old = completed(run_dir)[:-keep]
+    known = completed(run_dir) if last is None else up_to(Path(run_dir), last)
+    old = [path for path in known[:-keep] if path != spared]
     for path in old:
         _remove(path)
     return old

@@ -6,19 +6,24 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from megatron.core import dist_checkpointing
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from vidtron.checkpoint.average_names import average_key, average_of_key
+from vidtron.checkpoint.errors import UnreadableFileError
+from vidtron.checkpoint.metadata_file import read_metadata
+from vidtron.checkpoint.reading import CheckpointReader, loading, read_common
 from vidtron.checkpoint.state import Part, everything
 
 _OPTIMIZER_PREFIX = "optimizer."
 
 
 def tensor_shapes_on_disk(path: Path) -> dict[str, tuple[int, ...]]:
-    """Global name -> shape of every tensor in a checkpoint, optimizer state included (`optimizer.state.*`)."""
-    entries = FileSystemReader(path).read_metadata().state_dict_metadata
+    """Global name -> shape of every tensor in a checkpoint, optimizer state included (`optimizer.state.*`).
+
+    Raises:
+        UnreadableFileError: what lists them is damaged, or asks for code to be run.
+    """
+    entries = read_metadata(path).state_dict_metadata
     return {key: tuple(entry.size) for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
 
@@ -45,11 +50,12 @@ def read_full_state(
 
     Raises:
         ValueError: the checkpoint does not have the average.
+        UnreadableFileError: a file of it is damaged, or asks for code to be run.
     """
-    reader = FileSystemReader(path)
+    read_common(path)
     stored = {
         key: entry
-        for key, entry in reader.read_metadata().state_dict_metadata.items()
+        for key, entry in read_metadata(path).state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
     }
     keys = {
@@ -69,12 +75,19 @@ def read_full_state(
     tensors: dict[str, Any] = {
         key: torch.empty(stored[key].size, dtype=stored[key].properties.dtype) for key in keys.values()
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loading(path):
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
+        dcp.load(tensors, storage_reader=CheckpointReader(path), no_dist=True)
     return {name: tensors[key] for name, key in keys.items()}
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The plain state that was saved beside the tensors: iteration, consumed samples, ..."""
-    return dist_checkpointing.load_common_state_dict(str(path))["state"]
+    """The plain state that was saved beside the tensors: iteration, consumed samples, ...
+
+    Raises:
+        UnreadableFileError: its file is damaged, or asks for code to be run.
+    """
+    state = read_common(path).get("state")
+    if not isinstance(state, dict):
+        raise UnreadableFileError(path, "its plain state has no entry `state`; accepted: a checkpoint of vidtron")
+    return state

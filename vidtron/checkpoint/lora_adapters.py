@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.errors import CheckpointError
 from vidtron.config.storage import whole_file, writing
 from vidtron.models.cogvideox.lora_names import TARGETS
 

@@ -8,7 +8,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.errors import CheckpointError
 from vidtron.checkpoint.formats.base import first_line
 from vidtron.checkpoint.lora_adapters import Adapters, diffusers_module, paired, refuse_unknown, write_file
 from vidtron.models.cogvideox.lora_names import TARGETS
@@ -34,23 +35,18 @@ def read_diffusers(path: Path) -> Adapters:
     halves: dict[tuple[str, str], Tensor] = {}
     alphas: dict[str, float] = {}
     unknown = []
-    try:
-        with safe_open(file, framework="pt") as opened:
-            settings = _peft_settings(opened.metadata() or {}, file)
-            for key in opened.keys():  # noqa: SIM118, no mapping
-                match = _KEY.fullmatch(key.replace(".default.weight", ".weight"))
-                if match is None or match[2] not in _BY_MODULE:
-                    unknown.append(key)
-                    continue
-                name = f"decoder.layers.{match[1]}.{_BY_MODULE[match[2]].ours}"
-                if match[3] == "alpha":
-                    alphas[name] = float(opened.get_tensor(key))
-                else:
-                    halves[name, match[3][-1]] = opened.get_tensor(key)
-    except CheckpointError:
-        raise
-    except (SafetensorError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: truncated or damaged: {first_line(error)}") from error
+    with _opened(file) as opened:
+        settings = _peft_settings(opened.metadata() or {}, file)
+        for key in opened.keys():  # noqa: SIM118, no mapping
+            match = _KEY.fullmatch(key.replace(".default.weight", ".weight"))
+            if match is None or match[2] not in _BY_MODULE:
+                unknown.append(key)
+                continue
+            name = f"decoder.layers.{match[1]}.{_BY_MODULE[match[2]].ours}"
+            if match[3] == "alpha":
+                alphas[name] = float(opened.get_tensor(key))
+            else:
+                halves[name, match[3][-1]] = opened.get_tensor(key)
     refuse_unknown(unknown, file)
 
     def alpha_of(name: str, rank: int) -> float:
@@ -68,6 +64,17 @@ def read_diffusers(path: Path) -> Adapters:
         raise CheckpointError(
             f"{file}: its header {HEADER} tells no alpha: {first_line(error)}; accepted: PEFT's LoraConfig"
         ) from error
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: cannot be read, it is truncated or damaged: {first_line(error)}") from error
 
 
 def _file_in(path: Path) -> Path:

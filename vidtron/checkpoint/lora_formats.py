@@ -11,10 +11,12 @@ from vidtron.checkpoint import folders
 from vidtron.checkpoint.engine import CheckpointError
 from vidtron.checkpoint.formats.base import ConversionError
 from vidtron.checkpoint.full_state import read_full_state
+from vidtron.checkpoint.integrity import inspect, refusals
 from vidtron.checkpoint.lora_adapters import Adapters, paired
 from vidtron.checkpoint.lora_diffusers import read_diffusers
 from vidtron.checkpoint.lora_sat import read_sat
 from vidtron.config import cli
+from vidtron.config.errors import ConfigurationError
 from vidtron.models import registry
 from vidtron.models.layers.lora import is_adapter
 
@@ -39,7 +41,9 @@ def format_of(path: Path) -> Format:
     )
 
 
-def read(path: Path, form: Format, *, alpha: float | None = None, trust_pickle: bool = False) -> Adapters:
+def read(
+    path: Path, form: Format, *, alpha: float | None = None, trust_pickle: bool = False, verify: bool = True
+) -> Adapters:
     """The adapters in a file or folder.
 
     Args:
@@ -48,6 +52,7 @@ def read(path: Path, form: Format, *, alpha: float | None = None, trust_pickle: 
         form: which of them it is.
         alpha: instead of what the file says.
         trust_pickle: SAT: run whatever code the file names.
+        verify: megatron: compare the checkpoint's files with their checksums.
 
     Raises:
         CheckpointError: it cannot be read, or holds no adapters, unknown ones or halves that do not fit each other.
@@ -55,7 +60,7 @@ def read(path: Path, form: Format, *, alpha: float | None = None, trust_pickle: 
     readers = {
         "sat": lambda: read_sat(path, trust_pickle),
         "diffusers": lambda: read_diffusers(path),
-        "megatron": lambda: _read_megatron(path),
+        "megatron": lambda: _read_megatron(path, verify),
     }
     try:
         adapters = readers[form]()
@@ -66,11 +71,16 @@ def read(path: Path, form: Format, *, alpha: float | None = None, trust_pickle: 
     return adapters if alpha is None else {name: replace(a, alpha=alpha) for name, a in adapters.items()}
 
 
-def _read_megatron(path: Path) -> Adapters:
+def _read_megatron(path: Path, verify: bool) -> Adapters:
     folder = path if folders.is_complete(path) else folders.latest(path)
     if folder is None:
         raise CheckpointError(f"{path}: no complete checkpoint; accepted: a run folder or one of its iter_* folders")
-    run = cli.load(folder / folders.CONFIG_FILE, registry.preset, registry.preset_names())
+    if verify and (errors := refusals([inspect(folder)])):
+        raise CheckpointError("\n".join(errors))
+    try:
+        run = cli.load(folder / folders.CONFIG_FILE, registry.preset, registry.preset_names())
+    except ConfigurationError as error:
+        raise CheckpointError(f"{folder / folders.CONFIG_FILE}: {error}") from error
     stored = read_full_state(folder, part=is_adapter)
     halves = {tuple(key.rsplit(".", 1)): tensor for key, tensor in stored.items()}
     return paired(halves, lambda name, rank: run.adaptation.lora_scale * rank, folder)  # type: ignore[arg-type]

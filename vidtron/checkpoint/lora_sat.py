@@ -6,9 +6,7 @@ same file.
 """
 
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.errors import CheckpointError, UnreadableFileError
 from vidtron.checkpoint.formats import WeightSource
-from vidtron.checkpoint.formats.base import first_line
 from vidtron.checkpoint.formats.sat import SatTarget
 from vidtron.checkpoint.formats.sat_files import read_parameters, tag_in
 from vidtron.checkpoint.lora_adapters import (
@@ -33,6 +30,7 @@ from vidtron.checkpoint.lora_merge import misfits
 from vidtron.checkpoint.publishing import published
 from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
+from vidtron.checkpoint.torch_files import load_torch_file
 from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.lora_names import TARGETS
 
@@ -56,9 +54,7 @@ def read_sat(path: Path, trust_pickle: bool) -> Adapters:
     halves: dict[tuple[str, str], Tensor] = {}
     unknown = []
     for key, tensor in module.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            continue
-        if ".matrix_A." not in key and ".matrix_B." not in key:
+        if (".matrix_A." not in key and ".matrix_B." not in key) or not isinstance(tensor, Tensor):
             continue
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
         target = match and _BY_SAT.get((match[2], int(match[4])))
@@ -75,28 +71,16 @@ def read_sat(path: Path, trust_pickle: bool) -> Adapters:
     return paired(halves, lambda name, rank: alpha, file)
 
 
-def _opened(file: Path, trust_pickle: bool) -> dict[str, Any]:
+def _opened(file: Path, trust_pickle: bool) -> Mapping[str, Any]:
     try:
-        # Files of torch before 1.6 are no zip archives and cannot be mapped.
-        return torch.load(file, map_location="cpu", weights_only=not trust_pickle, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(file):
-            raise CheckpointError(f"{file}: damaged or not a torch file: {first_line(error)}") from error
-        code = _code_in(file)
-        raise CheckpointError(
-            f"{file}: holds more than tensors and plain values, and reading {code or 'it'} could run code; accepted: "
-            "--trust-pickle if you trust who wrote it"
-        ) from error
-    except Exception as error:  # damaged pickles raise nearly everything
-        raise CheckpointError(f"{file}: damaged or not a torch file: {first_line(error)}") from error
-
-
-def _code_in(file: Path) -> str:
-    """What a file would call when it is opened; empty if that cannot be told without opening it."""
-    try:
-        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except Exception:  # damaged pickles raise nearly everything
-        return ""
+        content = load_torch_file(file, trust_pickle=trust_pickle, mmap=True)
+    except UnreadableFileError as error:
+        advice = "; accepted: --trust-pickle if you trust who wrote it" if error.unsafe else ""
+        raise CheckpointError(f"{error}{advice}") from error
+    module = content.get("module", content) if isinstance(content, Mapping) else None
+    if not isinstance(module, Mapping) or not all(isinstance(key, str) for key in module):
+        raise CheckpointError(f"{file}: no tensors under `module`; accepted: a file of SAT's trainer")
+    return content
 
 
 def _file_in(path: Path) -> Path:

@@ -14,6 +14,7 @@ from vidtron.checkpoint.formats import Format, configuration_beside, detect_form
 from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, refuse
 from vidtron.checkpoint.formats.megatron import MegatronSource, check_kind, checkpoint_folder, first_line
 from vidtron.checkpoint.formats.sat import SatSource
+from vidtron.checkpoint.integrity import inspect, refusals
 from vidtron.checkpoint.lora_adapters import Adapter, Adapters, paired
 from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_merge import beside, merged, misfits
@@ -100,6 +101,7 @@ def open_merged(
     lora: LoraMode = "merge",
     lora_base: Path | None = None,
     lora_alpha: float | None = None,
+    verify: bool = True,
 ) -> WeightSource:
     """Open weights for reading, with the adapters that stand beside them.
 
@@ -114,6 +116,7 @@ def open_merged(
         lora: merge adapters, or drop them.
         lora_base: where the base weights of a checkpoint of adapters alone lie, if not where it says.
         lora_alpha: of the adapters, instead of what the checkpoint says.
+        verify: compare the files of a run's checkpoint, and of its base, with their checksums.
 
     Raises:
         ConversionError: as `open_weights`; or the adapters do not fit, or their base weights are missing or others.
@@ -123,8 +126,9 @@ def open_merged(
     if folder is None and lora_base is not None:
         raise ConversionError(f"--lora-base: {path} is no checkpoint of adapters alone; accepted: without --lora-base")
     fp32 = dtype == "fp32"
+    notes = [] if folder is None or not verify else _verified(folder)
     try:
-        base = None if folder is None else _base(folder, model, lora_base, trust_pickle)
+        base = None if folder is None else _base(folder, model, lora_base, trust_pickle, verify)
         if base is None:
             source = open_weights(
                 path, form, model=model, ema=ema, fp32=fp32, trust_pickle=trust_pickle, adapters=True
@@ -133,6 +137,7 @@ def open_merged(
             preset = None if model is None else (model, base.network)
             source = MegatronSource(path, preset=preset, ema=ema, fp32=fp32, base=base)
             source.notes.append(f"base weights of the adapters: {base.path}")
+        source.notes += notes
         if not source.adapter_shapes:
             if lora_alpha is not None:
                 raise ConversionError(f"--lora-alpha: {path} has no adapters; accepted: without --lora-alpha")
@@ -145,7 +150,17 @@ def open_merged(
         raise ConversionError(str(error)) from error
 
 
-def _base(folder: Path, model: str | None, moved_to: Path | None, trust_pickle: bool) -> WeightSource | None:
+def _verified(folder: Path) -> list[str]:
+    """What the user should know of an undamaged checkpoint's files. Raises ConversionError: it is damaged."""
+    inspection = inspect(folder)
+    if errors := refusals([inspection]):
+        raise ConversionError("\n".join(errors))
+    return inspection.remarks(folder)
+
+
+def _base(
+    folder: Path, model: str | None, moved_to: Path | None, trust_pickle: bool, verify: bool
+) -> WeightSource | None:
     """The base weights of a checkpoint of adapters alone, proved to be those; None for any other checkpoint."""
     check_kind(folder)
     try:
@@ -165,6 +180,9 @@ def _base(folder: Path, model: str | None, moved_to: Path | None, trust_pickle: 
             "accepted: --lora-base with a checkpoint of those weights, or a run without --save-lora-only"
         )
     run = _run(folder)
+    base_folder = checkpoint_folder(place)
+    if verify and base_folder is not None:
+        _verified(base_folder)
     base = open_weights(place, model=model, network=(run.model, run.network), trust_pickle=trust_pickle, adapters=True)
     trained_in = torch.bfloat16 if run.precision.bf16 else torch.float32
     now = {row.ours: sum_of_bits(base.read(row.ours).to(trained_in)) for row in base.rows}

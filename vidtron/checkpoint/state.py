@@ -1,10 +1,13 @@
 """What a checkpoint holds of a run, and how it goes back into a model and its optimizer."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
 
 from vidtron.parallel import Groups, gather_objects
 
@@ -85,6 +88,21 @@ def _agree_on_step(optimizer_state: dict[str, Any], groups: Groups) -> None:
 def model_state(state: dict[str, Any], chunks: Sequence[Any]) -> dict[str, Any]:
     """The model's part of a state."""
     return {key: state[key] for key in model_keys(chunks)}
+
+
+@torch.no_grad()
+def nonfinite_weights(state: Any, groups: Groups) -> list[str]:
+    """Keys of the tensors of a sharded state that hold NaN or infinity on any rank; the same on all of them."""
+    found: dict[str, Any] = {}
+    for tensor in nested_values(extract_sharded_tensors_and_factories({"state": state})[0]):
+        data = tensor.data
+        if data is not None and data.is_floating_point() and data.numel():
+            # The largest magnitude is NaN if one element is; it needs no second tensor of that size.
+            size = torch.linalg.vector_norm(data.detach(), math.inf).float()
+            found[tensor.key] = torch.maximum(found[tensor.key], size) if tensor.key in found else size
+    largest = torch.stack(list(found.values())).tolist() if found else []
+    own = [key for key, size in zip(found, largest, strict=True) if not math.isfinite(size)]
+    return sorted({key for keys in gather_objects(own, groups.world) for key in keys})
 
 
 def once_each(state: Any, seen: set[Any] | None = None) -> Any:

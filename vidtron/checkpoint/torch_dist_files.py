@@ -4,12 +4,11 @@ The format is torch's distributed checkpoint: `.metadata` says in which file, fr
 tensor lies as `torch.save` wrote it. megatron-core adds `metadata.json` and `common.pt`.
 """
 
-import io
 import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,32 +22,15 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from vidtron.checkpoint.errors import UnreadableFileError, unreadable
+from vidtron.checkpoint.manifest import FileChecksums, HashingFile
+from vidtron.checkpoint.metadata_file import FILE as METADATA_FILE
+from vidtron.checkpoint.metadata_file import read_metadata
+from vidtron.checkpoint.reading import load_part
 from vidtron.checkpoint.state import CONTENT
 from vidtron.checkpoint.tensor_files import TensorSpec
 
 _DATA_FILE = "__0_0.distcp"
-_METADATA_FILE = ".metadata"
-_TORCH_NAMES = ("Size", "serialization._get_layout")
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Knows the classes of a checkpoint's metadata only: a pickle could otherwise run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name) if module.split(".")[0] in ("torch", "megatron") else None
-        packages = ("torch.distributed.checkpoint.", "megatron.core.dist_checkpointing.")
-        of_checkpoints = module.startswith(packages) and isinstance(found, type)
-        if of_checkpoints or isinstance(found, torch.dtype) or f"{module}.{name}"[6:] in _TORCH_NAMES:
-            return found
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's metadata")
-
-
-def _read_metadata(folder: Path) -> Metadata:
-    try:
-        with (folder / _METADATA_FILE).open("rb") as file:
-            return _MetadataUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-        raise ValueError(f"{folder / _METADATA_FILE} cannot be read: {error}") from error
 
 
 class TorchDistReader:
@@ -60,10 +42,10 @@ class TorchDistReader:
             folder: with `.metadata`.
 
         Raises:
-            ValueError: that is damaged, or holds what no checkpoint does.
+            UnreadableFileError: that is damaged, or holds what no checkpoint does.
         """
         self.folder = folder
-        metadata = _read_metadata(folder)
+        metadata = read_metadata(folder)
         self._entries = {
             key: entry
             for key, entry in metadata.state_dict_metadata.items()
@@ -89,28 +71,23 @@ class TorchDistReader:
         whole: Tensor | None = None
         filled = 0
         for offsets, info in places:
-            part = self._load(key, info)
+            part = load_part(self.folder, key, info)
+            if not isinstance(part, Tensor) or part.dtype != entry.properties.dtype:
+                found = part.dtype if isinstance(part, Tensor) else f"a {type(part).__name__}"
+                raise UnreadableFileError(
+                    self.folder / info.relative_path, f"{key} is {found}; announced: {entry.properties.dtype}"
+                )
             if tuple(part.shape) == tuple(entry.size):
                 return part
             if whole is None:
                 whole = torch.empty(entry.size, dtype=entry.properties.dtype)
-            slices = [slice(o, o + n) for o, n in zip(offsets, part.shape, strict=True)]
-            whole[tuple(slices)] = part
+            with unreadable(self.folder / info.relative_path):
+                slices = [slice(o, o + n) for o, n in zip(offsets, part.shape, strict=True)]
+                whole[tuple(slices)] = part
             filled += part.numel()
         if whole is None or filled != whole.numel():
             raise ValueError(f"{key}: {filled:,} of {torch.Size(entry.size).numel():,} elements are in the files")
         return whole
-
-    def _load(self, key: str, info: _StorageInfo) -> Tensor:
-        with (self.folder / info.relative_path).open("rb") as file:
-            file.seek(info.offset)
-            content = file.read(info.length)
-        if len(content) < info.length:
-            raise ValueError(f"{key}: {info.relative_path} is damaged: it ends before the tensor does")
-        try:
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"{key}: {info.relative_path} is damaged: {error}") from error
 
 
 class TorchDistWriter:
@@ -124,9 +101,11 @@ class TorchDistWriter:
             empty_objects: keys of objects that hold nothing (the extra states of linear layers).
         """
         self.folder, self.specs = folder, dict(specs)
-        self._file: BinaryIO = (folder / _DATA_FILE).open("wb")
+        self._file = HashingFile(folder / _DATA_FILE)
         self._places: dict[MetadataIndex, _StorageInfo] = {}
         self._empty_objects = empty_objects
+        self.finite = True
+        """Whether all tensors so far are."""
         for key in empty_objects:
             self._append(MetadataIndex(key), lambda: torch.save([None], self._file))
 
@@ -136,8 +115,14 @@ class TorchDistWriter:
         tensor = tensor.contiguous()
         if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
             tensor = tensor.clone()  # torch.save writes whole storages
+        self.finite = self.finite and bool(torch.isfinite(tensor).all())
         index = MetadataIndex(key, torch.Size([0] * tensor.dim()))
         self._append(index, lambda: torch.save(tensor, self._file))
+
+    @property
+    def checksums(self) -> dict[str, FileChecksums]:
+        """Of the tensors' file, when it is finished."""
+        return {_DATA_FILE: self._file.checksums()}
 
     def _append(self, index: MetadataIndex, save: Callable[[], None]) -> None:
         start = self._file.tell()
@@ -161,7 +146,7 @@ class TorchDistWriter:
                 TensorProperties(dtype=spec.dtype), size, [ChunkStorageMetadata(offsets, size)]
             )
         torch.save({**common, "content_metadata": dict(CONTENT)}, self.folder / "common.pt")
-        with (self.folder / _METADATA_FILE).open("wb") as file:
+        with (self.folder / METADATA_FILE).open("wb") as file:
             pickle.dump(Metadata(state_dict_metadata=entries, storage_data=self._places), file)
         backends = {
             "sharded_backend": "torch_dist",

@@ -5,6 +5,8 @@ results (dist_checkpointing/strategies/filesystem_async.py:51 and 267). All thre
 importing the main program once more - seconds and hundreds of megabytes for each rank, and a hang where the program
 lacks the `__main__` guard - and outlives a rank that is killed; and a rank waits forever for a writer that was killed,
 say for lack of memory. 0.19 writes in the process it is called in, but still has the manager.
+
+What is written passes through `HashingFile`; the checksums come to the rank with the results.
 """
 
 import os
@@ -16,18 +18,52 @@ from typing import Any
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 
 from vidtron.checkpoint.failures import keep_failures, told
+from vidtron.checkpoint.manifest import FileChecksums, HashingFile
+
+_closed: dict[Path, FileChecksums] = {}
+"""Of files that this process has written since it last handed results over."""
 
 
 def adapt_writing() -> None:
     """Write in the calling process: the rank itself, or the one process forked for a background save."""
     keep_failures()
-    results = SharedResult()
     for name in ("_get_write_results_queue", "get_write_results_queue"):  # 0.16, 0.19
         if hasattr(filesystem_async, name):
-            setattr(filesystem_async, name, lambda *args, **kwargs: results)
+            setattr(filesystem_async, name, lambda *args, **kwargs: _results)
     writer = filesystem_async.FileSystemWriterAsync
     if hasattr(writer, "write_preloaded_data_multiproc"):  # 0.16
         writer.write_preloaded_data_multiproc = staticmethod(_write_here)
+    filesystem_async.open = _open  # type: ignore[attr-defined]
+
+
+def take_checksums(folder: Path) -> dict[str, FileChecksums]:
+    """Name -> checksums of the files that this rank, or the process it forked, has written into a folder.
+
+    They are there once megatron-core has fetched the results of the save, and are forgotten here.
+    """
+    found = {path.name: entry for path, entry in _results.checksums.items() if path.parent == folder}
+    _results.checksums.clear()
+    return found
+
+
+class _WrittenFile(HashingFile):
+    """Notes its checksums when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if error is None:
+            _closed[self._path] = self.checksums()
+
+
+def _open(path: str, mode: str) -> _WrittenFile:
+    """`open` of `FileSystemWriterAsync.write_preloaded_data`."""
+    if mode != "wb":
+        raise ValueError(f"{path}: mode {mode}; accepted: wb")
+    return _WrittenFile(Path(path))
 
 
 class SharedResult:
@@ -57,6 +93,26 @@ class SharedResult:
             raise queue.Empty
         os.ftruncate(self._memory, 0)
         return pickle.loads(data)
+
+
+class _Results(SharedResult):
+    """Results of a writing process, with the checksums of its files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checksums: dict[Path, FileChecksums] = {}
+
+    def put(self, result: Any) -> None:
+        super().put((result, dict(_closed)))
+        _closed.clear()
+
+    def get_nowait(self) -> Any:
+        result, checksums = super().get_nowait()
+        self.checksums |= checksums
+        return result
+
+
+_results = _Results()
 
 
 def _write_here(transforms: list[Any], use_msc: bool, rank: int, buckets: list[Any], results: SharedResult) -> None:

@@ -14,7 +14,7 @@ class CheckpointConfig:
     save: Path | None = None
     """Run folder: checkpoints, config.yaml, metrics.jsonl, samples, tensorboard."""
     load: Path | None = None
-    """Run folder (its latest complete checkpoint) or one iter_* folder to resume from. Equal to --save and empty:
+    """Run folder (its latest undamaged checkpoint) or one iter_* folder to resume from. Equal to --save and empty:
     a fresh start. A folder of SAT or diffusers, or converted weights: a new run starts from them."""
     finetune: bool = False
     """Take only the weights of --load: a new run, with iteration, optimizer and data from the start."""
@@ -23,6 +23,8 @@ class CheckpointConfig:
     async_save: bool = False
     """Write checkpoints in the background."""
     keep_latest: Annotated[int, Range(1, 1_000_000)] | None = None
-    """Keep this many checkpoints; unset: all."""
+    """Keep this many checkpoints, and the newest one whose weights are finite; unset: all."""
+    verify_checkpoint: bool = True
+    """Compare the files of --load with their checksums, and go on from the newest undamaged checkpoint of a run."""
     overwrite: bool = False
     """Empty a --save folder that holds another run's checkpoints."""

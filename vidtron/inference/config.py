@@ -39,6 +39,8 @@ class SamplingConfig:
     """Preset of weights that no run wrote, where nothing else tells the network."""
     trust_pickle: bool = False
     """SAT: open .pt files that need more than tensors and plain values; they can run any code."""
+    verify_checkpoint: bool = True
+    """Compare the files of --load with their checksums."""
     lora_base: Path | None = None
     """Folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
     sampling_steps: Annotated[int, Range(1, 10_000)] = 50

@@ -1,6 +1,7 @@
 """Videos from prompts with a checkpoint, on the ranks of a run."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -125,7 +126,7 @@ def splits_guidance(config: SamplingConfig, replicas: int, prompts: int) -> bool
 def load_sampler(
     config: SamplingConfig, run: RunConfig, groups: Groups, pair: ProcessGroup | None = None
 ) -> VideoSampler:
-    """A checkpoint's model and encoders. All ranks call this together.
+    """A checkpoint's model and encoders. All ranks call this together. Raises ConfigurationError: it is damaged.
 
     Args:
         config: what to sample with.
@@ -134,14 +135,18 @@ def load_sampler(
         pair: two replicas that halve guidance between them.
     """
     family = registry.family_of(run.model)
-    chunks = build_chunks(family, run, groups)
+    with weights.verification(config, groups) as verification:
+        chunks = build_chunks(family, run, groups)
+        encoders, device = run.encoders, groups.device
+        dtype = factory.encoder_dtype(run, device)
+        autoencoder = factory.video_autoencoder(
+            encoders, family.geometry(run), device, dtype, frames_at_once=config.vae_frames_at_once
+        )
+        text_encoders = factory.text_encoders(encoders, family.texts(run), device, dtype)
+        for remark in weights.await_verification(config, groups, verification):
+            if groups.rank == 0:
+                print(f"note: {remark}", file=sys.stderr, flush=True)
     weights.load_into(chunks, config, groups)
-    encoders, device = run.encoders, groups.device
-    dtype = factory.encoder_dtype(run, device)
-    autoencoder = factory.video_autoencoder(
-        encoders, family.geometry(run), device, dtype, frames_at_once=config.vae_frames_at_once
-    )
-    text_encoders = factory.text_encoders(encoders, family.texts(run), device, dtype)
     return VideoSampler(config, run, groups, chunks, autoencoder, text_encoders, pair)
 
 

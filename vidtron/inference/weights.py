@@ -1,15 +1,18 @@
 """Where the model that is sampled comes from: a run's checkpoint, or weights in any format."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from vidtron import checkpoint
-from vidtron.checkpoint import ConversionError, WeightSource
+from vidtron.checkpoint import CheckpointError, ConversionError, Verification, WeightSource
 from vidtron.checkpoint.formats.megatron import run_configuration
 from vidtron.config import cli
+from vidtron.config.errors import ConfigurationError
 from vidtron.config.launcher import launched_rank
 from vidtron.config.run import RunConfig
 from vidtron.inference.config import SamplingConfig
@@ -32,7 +35,9 @@ def configuration_of(config: SamplingConfig) -> RunConfig:
 
     Raises:
         ValueError: there are no weights, or they are damaged or of no known network.
+        ConfigurationError: files are missing or damaged, as far as can be told without reading the tensors.
     """
+    _refuse_damage(config, partial(checkpoint.inspect, contents=False))
     path = _of_a_run(config.load)
     if path is not None:
         if config.model is not None:
@@ -59,11 +64,44 @@ def check(config: SamplingConfig) -> list[str]:
         if base is None:
             return []
         return [f"--lora-base {base}: {config.load} does not hold adapters alone; accepted: without --lora-base"]
-    errors = checkpoint.base_errors(path, base)
-    averages = [] if config.ema is None else checkpoint.averages_in(path)
+    try:
+        errors = checkpoint.base_errors(path, base)
+        averages = [] if config.ema is None else checkpoint.averages_in(path)
+    except CheckpointError as error:
+        return [f"--load: {line}" for line in str(error).splitlines()]
     if config.ema is not None and config.ema not in averages:
         errors.append(f"--ema {config.ema}: not in the checkpoint; accepted: {', '.join(averages) or 'none, no EMA'}")
     return errors
+
+
+def verification(config: SamplingConfig, groups: Groups) -> AbstractContextManager[Verification | None]:
+    """What `load_into` waits for, begun: the ranks share the reading, and may do other things beside it."""
+    folder = _checkpoint(config.load) if config.verify_checkpoint else None
+    return nullcontext() if folder is None else Verification(folder, rank=groups.rank, ranks=groups.world_size)
+
+
+def await_verification(config: SamplingConfig, groups: Groups, verification: Verification | None) -> list[str]:
+    """Wait for it, and verify the base of adapters; returns what the user should know. All ranks call it together.
+
+    Raises:
+        ConfigurationError: files are damaged; the same on all ranks.
+    """
+    if verification is None:
+        return []
+    inspections = [verification.shared_result(groups)]
+    if not inspections[0].damage:
+        base = checkpoint.base_folder(verification.folder, config.lora_base)
+        inspections += [] if base is None else [checkpoint.shared_inspect(base, groups)]
+    if errors := checkpoint.refusals(inspections):
+        raise ConfigurationError(errors)
+    return inspections[0].remarks(verification.folder)
+
+
+def _refuse_damage(config: SamplingConfig, examine: Callable[[Path], checkpoint.Inspection]) -> None:
+    """Raises ConfigurationError: files of the checkpoint are damaged."""
+    folder = _checkpoint(config.load) if config.verify_checkpoint else None
+    if folder is not None and (errors := checkpoint.refusals([examine(folder)])):
+        raise ConfigurationError(errors)
 
 
 def load_into(chunks: Sequence[torch.nn.Module], config: SamplingConfig, groups: Groups) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
+from vidtron.checkpoint import CheckpointError, ConversionError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
@@ -16,9 +16,9 @@ from vidtron.training import folder
 from vidtron.training.batch_size import replicas
 from vidtron.training.memory import check_memory
 from vidtron.training.positions import Share
-from vidtron.training.resume import data_errors, find_checkpoint
+from vidtron.training.resume import data_errors, likely_choice
 from vidtron.training.sources import training_plan
-from vidtron.training.starting_weights import find_weights, folder_errors, weights_errors
+from vidtron.training.starting_weights import folder_errors, weights_at, weights_errors
 from vidtron.training.validation_samples import prompts_of
 
 
@@ -37,17 +37,38 @@ def check(config: RunConfig, world: World) -> list[str]:
     if not any(refusals(config)):
         sizes = [config.data.size] if plan is None else [bucket.size for bucket in plan.buckets]
         errors += check_memory(config, world, sizes)
-    weights = find_weights(config.checkpoint)
+    try:
+        return [*errors, *_checkpoint_errors(config, plan, ready=not errors)]
+    except (CheckpointError, ConversionError) as error:  # damaged, or made to run code
+        return [*errors, *(f"--load: {line}" for line in str(error).splitlines())]
+
+
+def _checkpoint_errors(config: RunConfig, plan: Plan | None, *, ready: bool) -> list[str]:
+    """Why the run cannot start from, or go on with, what `--load` leads to, or save where it is told to.
+
+    Args:
+        config: of the run.
+        plan: None where there is none.
+        ready: nothing else is wrong, so that the data can be compared with the checkpoint's.
+
+    Raises:
+        CheckpointError, ConversionError: a file of the checkpoint cannot be read.
+    """
+    errors: list[str] = []
+    choice = likely_choice(config.checkpoint)
+    if choice.errors:
+        return [*choice.errors]
+    latest = choice.path
+    weights = weights_at(config.checkpoint, latest)
     if weights is not None:
-        return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
-    latest = find_checkpoint(config.checkpoint.load)
+        return [*folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
     errors += folder.check_folders(config.checkpoint, latest)
     lora_base = config.adaptation.lora_base
     if latest is None and lora_base is not None:
         errors.append(f"--lora-base {lora_base}: there are no adapters to go on with; accepted: with --load")
     if latest is not None:
         errors += base_errors(latest, lora_base)
-    if latest is None or errors or plan is None:
+    if latest is None or errors or plan is None or not ready:
         return errors
     return data_errors(latest, {"--data-path": plan.fingerprint()})
 
@@ -100,9 +121,10 @@ def _adapter_errors(config: RunConfig) -> list[str]:
     if not path.exists():
         return [f"--lora-load {path}: does not exist; accepted: a diffusers or SAT LoRA file or folder"]
     try:
-        adapters = lora_formats.read(path, lora_formats.format_of(path))
+        form = lora_formats.format_of(path)
+        adapters = lora_formats.read(path, form, verify=config.checkpoint.verify_checkpoint)
     except CheckpointError as error:
-        return [f"--lora-load {error}"]
+        return [f"--lora-load {line}" for line in str(error).splitlines()]
     ranks = sorted({adapter.rank for adapter in adapters.values()})
     if ranks != [config.adaptation.lora_rank]:
         return [

@@ -48,7 +48,7 @@ def _mixed_runs(save: Path, load: Path, latest: Path) -> list[str]:
             f"--load {save} to continue that run"
         ]
     later = [path.name for path in kept if iteration_of(path) > iteration_of(latest)]
-    if not later:
+    if not later or load.resolve() == save.resolve():  # later ones than the run folder leads to are damaged
         return []
     return [
         f"--load {load}: {save} holds later checkpoints ({', '.join(later)}), which the next resumption would take; "

@@ -1,6 +1,8 @@
 """When a run is saved, and how one is continued."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.errors import ConfigurationError
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
+from vidtron.training.bad_samples import BadSample
 
 
 @dataclass
@@ -22,11 +25,20 @@ class Progress:
     """The run was stopped before or in the evaluation after its last step; it is made up for first of all."""
 
 
-def find_checkpoint(load: Path | None) -> Path | None:
-    """The checkpoint that `--load` leads to: the folder itself if it is one, else its latest complete one."""
-    if load is None:
-        return None
-    return load if checkpoint.is_complete(load) else checkpoint.latest(load)
+def likely_choice(config: CheckpointConfig) -> checkpoint.Choice:
+    """The checkpoint that `--load` leads to as far as one process can tell at once: tensors' files go unread.
+
+    When they are read, an older one may take its place (`checkpoint.Search`).
+    """
+    found = [] if config.load is None else checkpoint.candidates(config.load)
+    examine = partial(checkpoint.inspect, contents=False) if config.verify_checkpoint else None
+    return checkpoint.choose(found, examine, named=found == [config.load])
+
+
+def base_damage(path: Path, lora_base: Path | None, examine: Callable[[Path], checkpoint.Inspection]) -> list[str]:
+    """Errors for damaged base weights of the checkpoint at `path`, if it holds adapters alone."""
+    base = checkpoint.base_folder(path, lora_base)
+    return [] if base is None else checkpoint.refusals([examine(base)])
 
 
 def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
@@ -40,7 +52,9 @@ def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
         "--data-path": "other samples, another order or other frames of them than in the run of {path} (the shards, "
         "their weights, --bucket-config, --seed, or another flag that says which frames are taken has changed)",
     }
-    saved = checkpoint.read_state(path)["data"]
+    saved = checkpoint.read_state(path).get("data")
+    if not isinstance(saved, dict):
+        raise checkpoint.UnreadableFileError(path, "no run has written it: its plain state does not tell the data")
     return [
         f"{flag}: {reasons.get(flag, 'not the encoder of the run of {path}').format(path=path)}; accepted: as in "
         f"{path / 'config.yaml'}"
@@ -88,6 +102,7 @@ def restore(
     state = checkpoint.load_with_base(
         path, model.modules, model.optimizer, model.scheduler, groups, parts, moved_to=lora_base
     )
+    _check_state(path, state, parts)
     averages.updates.update({name: state["ema_updates"][name] for name in parts})
     return Restored(
         state["iteration"],
@@ -106,6 +121,24 @@ def restore(
     )
 
 
+def _check_state(path: Path, state: dict[str, Any], averages: Collection[str]) -> None:
+    """Raises UnreadableFileError: an entry of the plain state is missing, or is none."""
+    counts = {key: state.get(key) for key in ("iteration", "consumed_samples")}
+    updates = state.get("ema_updates")
+    counts |= {f"ema_updates {name}": updates.get(name) for name in averages} if isinstance(updates, dict) else {}
+    wrong = [key for key, count in counts.items() if type(count) is not int or count < 0]
+    wrong += [] if isinstance(updates, dict) else ["ema_updates"]
+    batch, samples = state.get("global_batch_size"), state.get("bad_samples")
+    wrong += [] if batch is None or (type(batch) is int and batch > 0) else ["global_batch_size"]
+    names = {field.name for field in fields(BadSample)}
+    if not isinstance(samples, list) or not all(
+        isinstance(s, dict) and s.keys() == names and type(s["row"]) is int for s in samples
+    ):
+        wrong.append("bad_samples")
+    if wrong:
+        raise checkpoint.UnreadableFileError(path, f"damaged: its plain state is wrong in {', '.join(wrong)}")
+
+
 class Saver:
     """Saves when it is time to, into the run folder if there is one."""
 
@@ -116,6 +149,7 @@ class Saver:
         state: dict[str, Any],
         config_yaml: str,
         part: checkpoint.Part = checkpoint.everything,
+        say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """
         Args:
@@ -124,6 +158,7 @@ class Saver:
             state: kept beside the weights: `data` (`DataRoom.state`), `global_batch_size` and what `part` leaves out.
             config_yaml: kept in each checkpoint.
             part: the weights to save.
+            say: is told what the user should know of a save.
         """
         self.interval = config.save_interval
         self.part = part
@@ -136,6 +171,7 @@ class Saver:
                 config_yaml=config_yaml,
                 async_save=config.async_save,
                 keep_latest=config.keep_latest,
+                say=say,
             )
 
     def is_due(self, iteration: int, *, last: bool) -> bool:

@@ -2,6 +2,8 @@
 
 import gc
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from vidtron import checkpoint
 from vidtron.checkpoint import lora_formats
 from vidtron.config import yaml_file
+from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.inference.objective import objective_of
@@ -22,10 +25,10 @@ from vidtron.training.assembly import TrainedModel, assemble
 from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batch_size import global_batch_size
 from vidtron.training.logging import Logger
-from vidtron.training.resume import Progress, Restored, Saver, find_checkpoint, restore
+from vidtron.training.resume import Progress, Restored, Saver, base_damage, restore
 from vidtron.training.signals import Interrupted, StopRequests
 from vidtron.training.sources import DataRoom
-from vidtron.training.starting_weights import find_weights, start_from
+from vidtron.training.starting_weights import start_from, weights_at
 from vidtron.training.step import ForwardStep
 from vidtron.training.trainer import Trainer, TrainingResult
 
@@ -67,12 +70,16 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     requests.before_first_step(groups)
     family = registry.family_of(config.model)
     objective = objective_of(config.objective)
-    data = DataRoom(config, groups, family, objective.schedule)
-    if data.cache is not None:
-        data.cache.on_failure = requests.fail
-    requests.before_first_step(groups)
-    model = assemble(family, config, groups)
-    path, saved, remarks = _load(config, groups, model, data)
+    with checkpoint.Search(
+        config.checkpoint.load, groups, verify=config.checkpoint.verify_checkpoint
+    ) as search:  # reads beside what follows
+        data = DataRoom(config, groups, family, objective.schedule)
+        if data.cache is not None:
+            data.cache.on_failure = requests.fail
+        requests.before_first_step(groups)
+        model = assemble(family, config, groups)
+        choice = search.choice()
+    path, saved, remarks = _load(config, groups, model, data, choice)
     model.averages.start()  # wherever the weights have come from
     requests.before_first_step(groups)
     progress = Progress(saved.iteration, saved.consumed_samples, saved.evaluation_due) if saved else Progress()
@@ -106,7 +113,15 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
             model=model,
             data=data,
             forward_step=ForwardStep(objective, torch.bfloat16 if config.precision.bf16 else torch.float32),
-            saver=_saver(config, groups, model, path, {"data": data.state(), "global_batch_size": batch}, config_yaml),
+            saver=_saver(
+                config,
+                groups,
+                model,
+                path,
+                {"data": data.state(), "global_batch_size": batch},
+                config_yaml,
+                logger.say,
+            ),
             logger=logger,
             bad_samples=BadSamples(
                 data.plan,
@@ -123,37 +138,47 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
 
 
 def _load(
-    config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom
+    config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom, choice: checkpoint.Choice
 ) -> tuple[Path | None, Restored | None, list[str]]:
     """Load what `--load` leads to: where it is, how far its run was (None for a fresh start), and what to log.
 
     The ranks follow what rank 0 finds.
     """
-    found = None
-    if groups.rank == 0:
-        found = find_weights(config.checkpoint), find_checkpoint(config.checkpoint.load)
-    weights, path = broadcast_object(found, 0, groups, groups.world)
-    adaptation = config.adaptation
+    path, adaptation = choice.path, config.adaptation
+    errors = list(choice.errors)
+    if path is not None and config.checkpoint.verify_checkpoint and not errors:
+        errors = base_damage(path, adaptation.lora_base, partial(checkpoint.shared_inspect, groups=groups))
+    if errors:
+        raise ConfigurationError(errors)
+    found = weights_at(config.checkpoint, path) if groups.rank == 0 else None
+    weights = broadcast_object(found, 0, groups, groups.world)
     if weights is None and path is not None:
         saved = restore(path, model, data.state(), groups, adaptation.lora_base)
-        return path, saved, saved.remarks
-    remarks = [] if weights is None else start_from(weights, config, model, groups)
+        return path, saved, [*choice.remarks, *saved.remarks]
+    remarks = [*choice.remarks, *([] if weights is None else start_from(weights, config, model, groups))]
     if adaptation.lora_load is not None:
-        adapters = lora_formats.read(adaptation.lora_load, lora_formats.format_of(adaptation.lora_load))
+        form = lora_formats.format_of(adaptation.lora_load)
+        adapters = lora_formats.read(adaptation.lora_load, form, verify=config.checkpoint.verify_checkpoint)
         checkpoint.take_adapters(adapters, adaptation.lora_scale, model.modules, groups)
         model.optimizer.reload_model_params()
     return (None if weights is None else weights.path), None, remarks
 
 
 def _saver(
-    config: RunConfig, groups: Groups, model: TrainedModel, path: Path | None, state: dict[str, Any], config_yaml: str
+    config: RunConfig,
+    groups: Groups,
+    model: TrainedModel,
+    path: Path | None,
+    state: dict[str, Any],
+    config_yaml: str,
+    say: Callable[[str], None],
 ) -> Saver:
     """What saves all weights, or adapters alone with a record of the rest as it is now, loaded from `path`."""
     part = checkpoint.everything
     if config.adaptation.save_lora_only:
         part = is_adapter
         state = state | checkpoint.record_base(path, config.adaptation.lora_base, model.modules, groups)
-    return Saver(config.checkpoint, groups, state, config_yaml=config_yaml, part=part)
+    return Saver(config.checkpoint, groups, state, config_yaml=config_yaml, part=part, say=say)
 
 
 def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: DataRoom) -> None:

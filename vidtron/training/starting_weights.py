@@ -9,7 +9,7 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
-from vidtron.training.resume import find_checkpoint
+from vidtron.training.resume import likely_choice
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,20 @@ class StartingWeights:
 
 
 def find_weights(config: CheckpointConfig) -> StartingWeights | None:
-    """The weights that a new run starts from; None if it continues another, or starts from nothing."""
+    """`weights_at`, as far as one process can tell at once where `--load` leads to."""
+    return weights_at(config, likely_choice(config).path)
+
+
+def weights_at(config: CheckpointConfig, path: Path | None) -> StartingWeights | None:
+    """The weights that a new run starts from; None if it continues another, or starts from nothing.
+
+    Args:
+        config: the flags.
+        path: the iter_* folder that `--load` leads to, if it does.
+    """
     load = config.load
     if load is None:
         return None
-    path = find_checkpoint(load)
     if path is None:
         format = checkpoint.detect_format(load)
         return None if format is None else StartingWeights(load, format)

@@ -25,6 +25,7 @@ __all__ = [
     "Format",
     "WeightSource",
     "WeightTarget",
+    "checkpoint_folder",
     "configuration_beside",
     "detect_format",
     "holds_weights_only",

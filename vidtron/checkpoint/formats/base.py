@@ -9,6 +9,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from vidtron.checkpoint.errors import UnreadableFileError
+from vidtron.checkpoint.torch_files import load_torch_file
 from vidtron.models.cogvideox.checkpoint_names import our_rows
 from vidtron.models.cogvideox.checkpoint_tables import SampleSize
 from vidtron.models.cogvideox.config import CogVideoXConfig
@@ -43,33 +45,34 @@ class Extras:
 
     @classmethod
     def load(cls, folder: Path) -> "Extras":
-        """Of a folder; empty without the file.
-
-        Raises:
-            ConversionError: the file is damaged.
-        """
+        """Of a folder; empty without the file. Raises ConversionError: it is damaged, or could run code."""
         path = folder / EXTRAS_FILE
         if not path.is_file():
             return cls()
         try:
-            extras = cls(**torch.load(path, weights_only=True))
-            extras._check()
-        except Exception as error:  # damaged pickles raise nearly everything
-            raise ConversionError(f"{path}: truncated or damaged: {first_line(error)}") from error
+            extras = cls(**load_torch_file(path))
+            _check_extras(extras)
+        except (TypeError, ValueError) as error:  # UnreadableFileError is one
+            told = str(error) if isinstance(error, UnreadableFileError) else f"{path}: damaged: {error}"
+            raise ConversionError(told) from error
         return extras
 
-    def _check(self) -> None:
-        """Raises ValueError: something is of another type than it is written with."""
-        legal = (
-            all(isinstance(name, str) and isinstance(t, Tensor) for name, t in self.tensors.items())
-            and all(isinstance(name, str) and key in DTYPES for name, key in self.dtypes.items())
-            and (
-                self.sample is None
-                or (len(self.sample) == 3 and all(type(n) is int and 0 < n <= 1 << 16 for n in self.sample))
-            )
-        )
-        if not legal:
-            raise ValueError("not what vidtron writes")
+
+def _check_extras(extras: Extras) -> None:
+    """Raises TypeError: an entry is of another kind than it should be."""
+    tensors, dtypes, sample = extras.tensors, extras.dtypes, extras.sample
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
+        raise TypeError("`tensors` holds something else")
+    if not isinstance(dtypes, dict) or not all(
+        isinstance(name, str) and dtype in DTYPES for name, dtype in dtypes.items()
+    ):
+        raise TypeError("`dtypes` holds something else")
+    if sample is not None and not (
+        isinstance(sample, tuple) and len(sample) == 3 and all(type(n) is int and 0 < n <= 1 << 16 for n in sample)
+    ):
+        raise TypeError("`sample` is not three sizes")
 
 
 class WeightSource(ABC):

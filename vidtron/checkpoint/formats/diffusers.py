@@ -98,7 +98,7 @@ def _shard_names(index: Path) -> list[str]:
     names = list(dict.fromkeys(map(str, shards.values())))
     odd = [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name) or len(name) > 250]
     if odd:
-        raise ConversionError(f"{index}: names {odd[0][:60]!r}; accepted: names of safetensors files beside it")
+        raise ConversionError(f"{index}: names {odd[0][:60]!r}; accepted: safetensors files in its own folder")
     return names
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidtron.checkpoint import folders
+from vidtron.checkpoint import folders, manifest
 from vidtron.checkpoint.average_names import average_key, average_of_key
 from vidtron.checkpoint.formats.base import (
     ConversionError,
@@ -87,6 +87,7 @@ class MegatronSource(WeightSource):
         self.extras = Extras.load(folder)
         self.sample = self._sample(run)
         try:
+            read_state(folder)  # a checkpoint of which a part cannot be read is not converted
             self._reader = TorchDistReader(folder)
         except Exception as error:  # damaged pickles raise nearly everything
             raise ConversionError(f"--load {folder}: {first_line(error)}") from error
@@ -259,9 +260,10 @@ class MegatronTarget(WeightTarget):
 
     def finish(self) -> None:
         state: dict[str, Any] = {"iteration": 0, "consumed_samples": 0, WEIGHTS_ONLY: True}
-        self._writer.finish({"state": state})
+        self._writer.finish({"state": state, manifest.MANIFEST_KEY: folders.MANIFEST_FILE})
         for folder in (self.folder, self.run_folder):
             (folder / folders.CONFIG_FILE).write_text(self._configuration, encoding="utf-8")
+        manifest.write(self.folder, self._writer.checksums, finite=self._writer.finite)
 
 
 KIND_FILE = "metadata.json"

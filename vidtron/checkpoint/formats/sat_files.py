@@ -1,7 +1,6 @@
 """The files of a SAT checkpoint: which they are, what they hold, and their model-parallel parts joined."""
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from vidtron.checkpoint.formats.base import ConversionError, first_line
+from vidtron.checkpoint.errors import UnreadableFileError
+from vidtron.checkpoint.formats.base import ConversionError
 from vidtron.checkpoint.summary import summarized
+from vidtron.checkpoint.torch_files import load_torch_file
 from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX
 from vidtron.models.cogvideox.sat_config import sat_parameters
 
@@ -103,21 +104,11 @@ def load_module(path: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
     Raises:
         ConversionError: it is damaged, or needs more than tensors and plain values.
     """
-    mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 cannot be mapped
-    with path.open("rb") as file:
-        if not mapped and file.read(2) == b"PK":
-            raise ConversionError(f"{path}: the file is truncated or damaged: the end of its zip archive is missing")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mapped)
-    except Exception as error:
-        reason = first_line(error)
-        if "weights_only" in str(error).lower() or "Weights only" in str(error):
-            detail = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
-            raise ConversionError(
-                f"{path}: holds more than tensors and plain values, which could run code when it is opened "
-                f"({detail.strip() or reason}); --trust-pickle opens it, if you trust where it comes from"
-            ) from error
-        raise ConversionError(f"{path}: cannot be read, it is truncated or damaged: {reason}") from error
+        content = load_torch_file(path, trust_pickle=trust_pickle, mmap=True)
+    except UnreadableFileError as error:
+        advice = "; --trust-pickle opens it, if you trust where it comes from" if error.unsafe else ""
+        raise ConversionError(f"{error}{advice}") from error
     module = content.get("module", content) if isinstance(content, Mapping) else None
     named = module.items() if isinstance(module, Mapping) else ()
     tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}

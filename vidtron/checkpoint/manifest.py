@@ -1,0 +1,216 @@
+"""The checksums of a checkpoint's files, in one file beside them.
+
+`checksums.json` has the size of every other file of the folder and a checksum (XXH3, 64 bits) of each of its blocks,
+so that several ranks and threads can check one file; whether all weights are finite; and a checksum of its own text.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import torch
+import xxhash
+
+from vidtron.checkpoint.folders import MANIFEST_FILE
+
+BLOCK_BYTES = 1 << 25
+MANIFEST_KEY = "checksums"
+"""Of what a checkpoint keeps beside `state` in common.pt: that checksums belong to it, so that losing them shows."""
+
+_VERSION = 1
+_ALGORITHM = "xxh3_64"
+# What fits a core's cache costs little to hash. Reading goes on beside other work of the process, and waits for the
+# interpreter after each piece.
+_WRITE_BYTES = 1 << 19
+_READ_BYTES = 1 << 23
+
+
+class ManifestError(ValueError):
+    """`checksums.json` is damaged, or of a later version."""
+
+
+@dataclass(frozen=True)
+class FileChecksums:
+    """Of one file."""
+
+    bytes: int
+    blocks: list[str]
+    """Hexadecimal checksum of each block of `BLOCK_BYTES`, the last one shorter; none for an empty file."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `checksums.json` says."""
+
+    finite: bool
+    """Whether all weights, and their averages, are finite."""
+    files: dict[str, FileChecksums]
+    """By name in the folder."""
+
+    def dump(self) -> bytes:
+        """The text, which holds a checksum of itself."""
+        entries = {
+            "version": _VERSION,
+            "algorithm": _ALGORITHM,
+            "block_bytes": BLOCK_BYTES,
+            "finite": self.finite,
+            "files": {name: asdict(self.files[name]) for name in sorted(self.files)},
+        }
+        own = xxhash.xxh3_64_hexdigest(json.dumps(entries).encode())
+        return (json.dumps({**entries, "checksum": own}, indent=1) + "\n").encode()
+
+
+def parse(text: bytes) -> Manifest:
+    """The manifest of that text.
+
+    Raises:
+        ManifestError: it is not exactly what was written.
+    """
+    try:
+        entries = json.loads(text)
+        if entries["version"] != _VERSION:
+            raise ManifestError(f"version {entries['version']}; accepted: {_VERSION}")
+        files = {name: FileChecksums(**entry) for name, entry in entries["files"].items()}
+        manifest = Manifest(entries["finite"], files)
+        unchanged = manifest.dump() == text
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ManifestError):
+            raise
+        raise ManifestError("damaged") from error
+    if not unchanged:
+        raise ManifestError("damaged")
+    return manifest
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a checkpoint; None if there is no such file.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    try:
+        return parse((folder / MANIFEST_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def write(folder: Path, known: Mapping[str, FileChecksums], *, finite: bool) -> None:
+    """Write the manifest of all files in a folder, which nobody writes to any more.
+
+    Args:
+        folder: an iter_* folder, perhaps still under another name.
+        known: name -> checksums, as far as they were computed while the files were written. The others are read.
+        finite: whether all weights are.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST_FILE)
+    files = {name: known[name] if name in known else checksums_of(folder / name) for name in names}
+    (folder / MANIFEST_FILE).write_bytes(Manifest(finite, files).dump())
+
+
+def checksums_of(path: Path) -> FileChecksums:
+    """Of a file that lies there, in one pass."""
+    blocks: list[str] = []
+    with path.open("rb", buffering=0) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        while file.tell() < size:
+            blocks.append(_next_block(file, bytearray(_READ_BYTES)))
+    return FileChecksums(size, blocks)
+
+
+def block_checksum(path: Path, number: int) -> str:
+    """Of one block of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(number * BLOCK_BYTES)
+        return _next_block(file, bytearray(_READ_BYTES))
+
+
+def _next_block(file: Any, buffer: bytearray) -> str:
+    """Checksum of what comes next in a file, up to a block."""
+    checksum, left, view = xxhash.xxh3_64(), BLOCK_BYTES, memoryview(buffer)
+    while left and (count := file.readinto(view[: min(left, len(view))])):
+        checksum.update(view[:count])
+        left -= count
+    return checksum.hexdigest()
+
+
+class HashingFile:
+    """A file that is written from its beginning to its end, with the checksums of what passes through.
+
+    While it is open, torch.save computes no CRC-32: it costs as much as a third of a save, and no reader looks at it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: created, or emptied.
+        """
+        self._file: BinaryIO = path.open("wb")
+        self._hash = xxhash.xxh3_64()
+        self._blocks: list[str] = []
+        self._size = 0
+        self._crc32 = _set_crc32(False)
+
+    def write(self, data: Any) -> int:
+        """Append bytes; returns how many."""
+        view = memoryview(data).cast("B")
+        left = view
+        while len(left):
+            # Piece by piece: what was just hashed is still in the core's cache when it is copied.
+            piece = left[: min(_WRITE_BYTES, BLOCK_BYTES - self._size % BLOCK_BYTES)]
+            self._hash.update(piece)
+            self._file.write(piece)
+            self._size += len(piece)
+            left = left[len(piece) :]
+            if self._size % BLOCK_BYTES == 0:
+                self._blocks.append(self._hash.hexdigest())
+                self._hash = xxhash.xxh3_64()
+        return len(view)
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self._size
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+    def fileno(self) -> int:
+        """For os.fsync; what is buffered is handed to the system first."""
+        self._file.flush()
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """End the file; may be called again."""
+        if not self._file.closed:
+            _set_crc32(self._crc32)
+            self._file.close()
+
+    def checksums(self) -> FileChecksums:
+        """Of all that was written."""
+        open_block = [self._hash.hexdigest()] if self._size % BLOCK_BYTES else []
+        return FileChecksums(self._size, self._blocks + open_block)
+
+    def __enter__(self) -> "HashingFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _set_crc32(compute: bool) -> bool:
+    """Whether torch.save is to compute CRC-32 of what it writes; returns whether it was."""
+    if not hasattr(torch.serialization, "set_crc32_options"):  # before torch 2.6
+        return True
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(compute)
+    return before
