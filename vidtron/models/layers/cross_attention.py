@@ -5,7 +5,7 @@ features of a head, D hidden width, E features of a context.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import build_module
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidtron.models.layers.bias import add_bias
 from vidtron.models.layers.conditioning import Conditioning, Samples
@@ -82,6 +82,22 @@ class KeysAndValues(MegatronModule):
         return self.k_layernorm(key.contiguous()), value
 
 
+class Contexts(MegatronModule):
+    """Keys and values of each context, by number. Torch's own list of modules would hide from megatron-core that they
+    are split over the TP group (transformer/utils.py, sharded_state_dict_default)."""
+
+    def __init__(self, config: TransformerConfig, modules: Sequence[KeysAndValues]):
+        super().__init__(config=config)
+        for number, module in enumerate(modules):
+            self.add_module(str(number), module)
+
+    def __iter__(self) -> Iterator[KeysAndValues]:
+        return iter(self._modules.values())  # type: ignore[arg-type]
+
+    def __getitem__(self, number: int) -> KeysAndValues:
+        return self._modules[str(number)]  # type: ignore[return-value]
+
+
 class CrossAttention(MegatronModule):
     """Queries of the tokens; keys and values of each context, with a softmax of its own; the results are added.
 
@@ -128,7 +144,7 @@ class CrossAttention(MegatronModule):
         )
         whole = copy.copy(config)
         whole.sequence_parallel = False  # a context is whole on every rank, not a shard of the tokens
-        self.kv = nn.ModuleList(KeysAndValues(whole, submodules, features, tp) for features in context_widths)
+        self.kv = Contexts(config, [KeysAndValues(whole, submodules, features, tp) for features in context_widths])
         self.linear_proj = build_module(
             submodules.linear_proj,
             inner,
