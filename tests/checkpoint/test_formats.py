@@ -178,7 +178,7 @@ def test_damaged_and_harmful_checkpoints_of_ours(tmp_path, capsys):
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     with pytest.raises(ConversionError, match=r"__0_0.distcp: damaged: [\d,]+ bytes, [\d,]+ were written"):
         checkpoint.convert(tmp_path / "run", tmp_path / "out", save_format="sat")
-    with pytest.raises(ConversionError, match=r"__0_0.distcp is damaged: it ends before"):
+    with pytest.raises(ConversionError, match=r"__0_0.distcp: damaged: it ends before"):
         checkpoint.convert(tmp_path / "run", tmp_path / "out", save_format="sat", verify_checkpoint=False)
     for harmful in (_Harmful(), checkpoint.completed):
         (folder / ".metadata").write_bytes(pickle.dumps(harmful))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.checkpoint import gadgets
 from tests.checkpoint.checkpoints import copy_sat, rank_file
-from tests.checkpoint.test_gadgets import plant
+from tests.checkpoint.test_gadgets import plant, seal
 from tests.training.small import small_run
 from vidtron import checkpoint, training
 from vidtron.config.world import World
@@ -107,6 +107,8 @@ def harmed(path: Path, harm: str, marker: Path) -> str:
     else:
         content = gadgets.gadgets(marker)[kind]
         file.write_bytes(content if file.name == ".metadata" else gadgets.as_torch_file(content))
+    if path.is_dir() and path.name != "sat":
+        seal(file.parent)
     return file.name
 
 

@@ -5,7 +5,8 @@ so that several ranks and threads can check one file; whether all weights are fi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -142,10 +143,7 @@ def _next_block(file: Any, buffer: bytearray) -> str:
 
 
 class HashingFile:
-    """A file that is written from its beginning to its end, with the checksums of what passes through.
-
-    While it is open, torch.save computes no CRC-32: it costs as much as a third of a save, and no reader looks at it.
-    """
+    """A file that is written from its beginning to its end, with the checksums of what passes through."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -156,7 +154,6 @@ class HashingFile:
         self._hash = xxhash.xxh3_64()
         self._blocks: list[str] = []
         self._size = 0
-        self._crc32 = _set_crc32(False)
 
     def write(self, data: Any) -> int:
         """Append bytes; returns how many."""
@@ -190,7 +187,6 @@ class HashingFile:
     def close(self) -> None:
         """End the file; may be called again."""
         if not self._file.closed:
-            _set_crc32(self._crc32)
             self._file.close()
 
     def checksums(self) -> FileChecksums:
@@ -207,10 +203,15 @@ class HashingFile:
         self.close()
 
 
-def _set_crc32(compute: bool) -> bool:
-    """Whether torch.save is to compute CRC-32 of what it writes; returns whether it was."""
+@contextmanager
+def without_crc32() -> Iterator[None]:
+    """While open, torch.save computes no CRC-32, which costs as much as a third of a save and no reader looks at."""
     if not hasattr(torch.serialization, "set_crc32_options"):  # before torch 2.6
-        return True
+        yield
+        return
     before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(compute)
-    return before
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from vidtron.checkpoint.errors import UnreadableFileError, unreadable
-from vidtron.checkpoint.manifest import FileChecksums, HashingFile
+from vidtron.checkpoint.manifest import FileChecksums, HashingFile, without_crc32
 from vidtron.checkpoint.metadata_file import FILE as METADATA_FILE
 from vidtron.checkpoint.metadata_file import read_metadata
 from vidtron.checkpoint.reading import load_part
@@ -126,7 +126,8 @@ class TorchDistWriter:
 
     def _append(self, index: MetadataIndex, save: Callable[[], None]) -> None:
         start = self._file.tell()
-        save()
+        with without_crc32():
+            save()
         self._places[index] = _StorageInfo(_DATA_FILE, start, self._file.tell() - start)
 
     def finish(self, common: dict[str, Any]) -> None:

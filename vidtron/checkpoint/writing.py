@@ -18,7 +18,7 @@ from typing import Any
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 
 from vidtron.checkpoint.failures import keep_failures, told
-from vidtron.checkpoint.manifest import FileChecksums, HashingFile
+from vidtron.checkpoint.manifest import FileChecksums, HashingFile, without_crc32
 
 _closed: dict[Path, FileChecksums] = {}
 """Of files that this process has written since it last handed results over."""
@@ -53,7 +53,13 @@ class _WrittenFile(HashingFile):
         super().__init__(path)
         self._path = path
 
+    def __enter__(self) -> "_WrittenFile":
+        self._crc32 = without_crc32()
+        self._crc32.__enter__()
+        return self
+
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._crc32.__exit__(None, None, None)
         super().__exit__(kind, error, trace)
         if error is None:
             _closed[self._path] = self.checksums()
