@@ -23,7 +23,7 @@ from vidtron.config.errors import ConfigurationError, collect_errors, exit_with,
 from vidtron.config.run import RunConfig
 from vidtron.config.storage import StorageError
 from vidtron.config.world import World
-from vidtron.models.registry import family_of, preset, preset_names
+from vidtron.models.registry import family_of, preset, preset_names, with_plugins
 
 
 def errors_of(config: RunConfig, world: World) -> list[str]:
@@ -44,6 +44,7 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
 
 def configured(argv: Sequence[str]) -> tuple[RunConfig, World]:
     """Parse and check. Exits with status 2 where the configuration is refused."""
+    with_plugins(argv)
     config = parse(argv, preset, preset_names())
     world = World.of_launcher()
     refuse(errors_of(config, world), world)

@@ -27,7 +27,7 @@ from vidtron.config.errors import exit_with
 from vidtron.config.folders import folder_error
 from vidtron.config.lora import AdaptationConfig
 from vidtron.config.ranges import Range, field_range, shown
-from vidtron.models.registry import preset_names
+from vidtron.models.registry import preset_names, with_plugins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(with_plugins(sys.argv[1:] if argv is None else argv))
 
     problem = folder_error(arguments.save.parent)
     if problem is not None:

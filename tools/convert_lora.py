@@ -34,6 +34,7 @@ from vidtron.config.errors import exit_with
 from vidtron.config.folders import folder_error
 from vidtron.config.program import parse_arguments
 from vidtron.config.ranges import Range, refusals, shown
+from vidtron.models.registry import with_plugins
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Arguments:
 
 def main() -> None:
     """Parse, read, write. Exits with status 2 where that is refused."""
-    arguments = parse_arguments(Arguments, sys.argv[1:], __doc__)
+    arguments = parse_arguments(Arguments, with_plugins(sys.argv[1:]), __doc__)
     refused = [refusal.message for refusal in refusals(arguments)]
     if refused:
         exit_with(refused, 0)

@@ -36,7 +36,7 @@ from vidtron.data.planning.buckets_statistics import BucketStatistics, merged, s
 from vidtron.data.planning.plan import Plan
 from vidtron.data.shards.index import ShardIndex
 from vidtron.data.shards.shard_cache import ShardCache
-from vidtron.models.registry import family_of, preset, preset_names
+from vidtron.models.registry import family_of, preset, preset_names, with_plugins
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=number_in(int, Range(1, 10_000)), default=1)
     parser.add_argument("--ratios", action="store_true")
     parser.add_argument("--plot", type=path_name)
-    own, rest = parser.parse_known_args(argv)
+    own, rest = parser.parse_known_args(with_plugins(argv))
     if "--help" in rest or "-h" in rest:
         print(__doc__)
         return

@@ -34,7 +34,7 @@ from vidtron.data.report.page import page
 from vidtron.data.report.tables import ScoreTable
 from vidtron.data.shards.index import ShardIndex
 from vidtron.data.shards.shard_cache import ShardCache
-from vidtron.models.registry import family_of, preset, preset_names
+from vidtron.models.registry import family_of, preset, preset_names, with_plugins
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -112,7 +112,7 @@ def opened(arguments: argparse.Namespace, run_flags: list[str]) -> tuple[ShardIn
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for arguments or shards that cannot be used."""
-    arguments, run_flags = parse(argv)
+    arguments, run_flags = parse(with_plugins(sys.argv[1:] if argv is None else argv))
     try:
         index, plan = opened(arguments, run_flags)
         table = None if arguments.table is None else ScoreTable(arguments.table)

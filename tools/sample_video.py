@@ -28,6 +28,7 @@ from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt, read_prompts
 from vidtron.inference.sample import Failure, Video, check, sample, sampled_run
 from vidtron.inference.video_files import OutputConfig, VideoFiles
+from vidtron.models.registry import with_plugins
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Arguments:
 
 def main() -> None:
     """Parse, check, sample."""
-    arguments = parse_arguments(Arguments, sys.argv[1:], __doc__)
+    arguments = parse_arguments(Arguments, with_plugins(sys.argv[1:]), __doc__)
     world = World.of_launcher()
     config = arguments.sampling
     try:

@@ -38,6 +38,9 @@ dump = yaml_file.dump
 
 MODEL_HELP = "Preset: the network, and the defaults of other sections that go with it. Required."
 CONFIG_HELP = "YAML file with the same keys as the flags."
+PLUGIN_HELP = (
+    "Modules of model families that are not installed, to be found in PYTHONPATH. They run as a part of the program."
+)
 
 
 class Preset(Protocol):
@@ -77,6 +80,10 @@ class _Words:
                 words.stray.append(word)
         return words
 
+    def all(self, name: str) -> list[str]:
+        """The words given to a flag, all times together."""
+        return [word for given, values in self.given if given == name for word in values]
+
     def last(self, name: str) -> str | None:
         """The word given to a flag of one value; the last time it is given wins."""
         for given, values in reversed(self.given):
@@ -109,6 +116,25 @@ def parse(
         for remark in remarks:
             print(f"note: {remark}", file=sys.stderr)
     return config
+
+
+def plugins_in(argv: Sequence[str]) -> list[str]:
+    """The modules of --plugin."""
+    return _Words.split(argv).all("plugin")
+
+
+def without_plugins(argv: Sequence[str]) -> list[str]:
+    """The command line without --plugin and its modules: for programs with parsers of their own."""
+    kept: list[str] = []
+    inside = False
+    for word in argv:
+        if word.startswith("-"):
+            inside = word == "--plugin"
+            if inside or word.startswith("--plugin="):
+                continue
+        if not inside:
+            kept.append(word)
+    return kept
 
 
 def load(path: Path, preset: Callable[[str], Preset], preset_names: Sequence[str]) -> RunConfig:
@@ -184,6 +210,7 @@ def _tyro_help(base: RunConfig, preset_names: Sequence[str], prog: str, descript
         [
             ("model", Annotated[Literal[tuple(preset_names)], tyro.conf.arg(help=MODEL_HELP)]),
             ("config", Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP)]),
+            ("plugin", Annotated[list[str], tyro.conf.arg(help=PLUGIN_HELP)]),
             *((name, described(section)) for name, section in classes.items()),
         ],
     )
@@ -191,7 +218,7 @@ def _tyro_help(base: RunConfig, preset_names: Sequence[str], prog: str, descript
     tyro.cli(
         arguments,
         args=["--help"],
-        default=arguments(model=tyro.MISSING, config=None, **default),  # a required flag has no default
+        default=arguments(model=tyro.MISSING, config=None, plugin=[], **default),  # a required flag has no default
         prog=prog,
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),
@@ -205,6 +232,8 @@ def _mistakes(words: _Words, table: dict[str, Flag]) -> list[str]:
     for name, values in words.given:
         switch = table.get(name.removeprefix("no_"))
         typed = " ".join([shown("--" + name.replace("_", "-")), *(shown(value) or "''" for value in values)])
+        if name == "plugin":  # loaded before
+            continue
         if name in ("model", "config"):
             if len(values) != 1:
                 errors.append(f"{typed}: wrong value; accepted: one word")
@@ -240,7 +269,7 @@ def _given(words: _Words, table: dict[str, Flag]) -> dict[str, Any]:
     """Field -> value of every flag; the last one of a name wins. `_mistakes` has found none."""
     values: dict[str, Any] = {}
     for name, given in words.given:
-        if name in ("model", "config"):
+        if name in ("model", "config", "plugin"):
             continue
         if name in table and table[name].annotation is not bool:
             values[name] = _value(given, table[name].annotation)

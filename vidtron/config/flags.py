@@ -52,7 +52,7 @@ def flags(network_class: type) -> dict[str, Flag]:
         hints = annotations(section_class)
         documentation = field_documentation(section_class)
         for field in dataclasses.fields(section_class):
-            if field.name in table or field.name in ("model", "config", "help"):
+            if field.name in table or field.name in ("model", "config", "plugin", "help"):
                 raise TypeError(f"two flags are named {field.name}; one of them in {section_class.__name__}")
             table[field.name] = Flag(field.name, section, hints[field.name], documentation.get(field.name, ""))
     return table

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import cast
 
-from vidtron.config.errors import ConfigurationError
+from vidtron.config.cli import plugins_in, without_plugins
+from vidtron.config.errors import ConfigurationError, exit_with
+from vidtron.config.launcher import launched_rank
 from vidtron.models.family import Family
 from vidtron.models.preset import Preset
 from vidtron.models.registration import Registration
@@ -89,6 +91,18 @@ def load_plugins(modules: Iterable[str]) -> None:
                 [f"--plugin {module}: cannot be imported ({error}); accepted: a module in PYTHONPATH"]
             ) from error
         _registry().add(_checked(found, f"--plugin {module}"), f"--plugin {module}")
+
+
+def with_plugins(argv: Sequence[str]) -> list[str]:
+    """Make the families known that a command line names by --plugin; the command line without that flag.
+
+    Exits with status 2 where a module cannot be used.
+    """
+    try:
+        load_plugins(plugins_in(argv))
+    except ConfigurationError as error:
+        exit_with(error.errors, launched_rank())
+    return without_plugins(argv)
 
 
 def _checked(found: object, source: str) -> Registration:
