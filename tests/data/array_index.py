@@ -27,6 +27,7 @@ class ArrayIndex(Sequence[Sample]):
             "height": (shape + np.asarray(height)).astype(np.int32),
             "width": (shape + np.asarray(width)).astype(np.int32),
             "duration": (np.asarray(frames) - 1) / fps,
+            "fps": np.full(len(frames), fps),
         }
         self.fps = fps
         self.folder_sizes = list(folder_sizes or [len(frames)])
