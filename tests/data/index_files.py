@@ -13,7 +13,7 @@ from vidtron.data.shards.sample import IndexRow
 def facts(frames: int = 10, **changed: Any) -> ClipFacts:
     """A regular clip of 72 x 48 pixels at 10 frames a second."""
     values = {"width": 72, "height": 48, "fps": 10.0, "codec": "vp9", "pixel_format": "yuv420p", "plain": True}
-    return ClipFacts(**{"frames": frames, "duration": (frames - 1) / 10, **values, **changed})
+    return ClipFacts(**{"frames": frames, "duration": frames / 10, **values, **changed})
 
 
 def row(key: str, clip: ClipFacts, shard: str = "s.tar", media: str = "mp4", **further: Any) -> IndexRow:

@@ -98,7 +98,7 @@ def written(folder: Path):
     """What the data were, step by step; and the losses."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
-    names = ("consumed_samples", "bucket", "samples_digest", "planned_digest", "bad_samples")
+    names = ("consumed_samples", "bucket", "samples_digest", "clips_digest", "planned_digest", "bad_samples")
     return [tuple(row[name] for name in names) for row in rows], [row["loss"] for row in rows]
 
 

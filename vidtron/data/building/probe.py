@@ -39,15 +39,15 @@ def probe(source: bytes | Path) -> ClipFacts:
             raise UndecodableError("there are no frames in it")
         seconds = _seconds(frames, stream)
         width, height, rotation = frames[0]["size"]
-        duration = seconds[-1]
-        fps = (len(frames) - 1) / duration if duration > 0 else float(stream.average_rate or 1)
+        last = seconds[-1]
+        fps = round((len(frames) - 1) / last if last > 0 else float(stream.average_rate or 1), 6)
         regular = all(abs(time * fps - i) < _REGULAR for i, time in enumerate(seconds))
         return ClipFacts(
             width=height if rotation % 180 else width,
             height=width if rotation % 180 else height,
             frames=len(frames),
-            fps=round(fps, 6),
-            duration=duration,
+            fps=fps,
+            duration=len(frames) / fps,
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=stream.codec_context.pix_fmt or "unknown",
             plain=rotation == 0
@@ -71,7 +71,7 @@ def seconds_of_video(source: Path) -> float:
         stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
         if not stamps:
             raise UndecodableError("it tells no time")
-        return float((max(stamps) - min(stamps)) * stream.time_base)
+        return float((max(stamps) - min(stamps)) * stream.time_base) + 1 / float(stream.average_rate or 25)
 
 
 def _decode_all(container: Any, stream: Any) -> tuple[list[Any], list[dict[str, Any]]]:

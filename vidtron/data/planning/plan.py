@@ -293,8 +293,8 @@ class Plan:
             clip_fps, num_frames = self.index.take("fps", rows), self.buckets[0].size.num_frames
             given = (frames == 1) | sat_gives_frames(frames, clip_fps, num_frames, self._data.fps)
             return np.where(given, 0, int(Dropped.NOT_BY_SAT))
-        duration = frames if self._data.fps is None else self.index.take("duration", rows)
-        available = available_frames_of(frames, duration, self._data.fps, self._interval)
+        clip_fps = frames if self._data.fps is None else self.index.take("fps", rows)
+        available = available_frames_of(frames, clip_fps, self._data.fps, self._interval)
         if not self._bucketed:
             return np.where(available >= self.buckets[0].size.num_frames, 0, int(Dropped.TOO_SHORT))
         height, width = (self.index.take(name, rows).astype(np.int64) for name in ("height", "width"))

@@ -27,16 +27,16 @@ def available_frames(clip: ClipFacts, fps: float | None, frame_interval: int = 1
     last."""
     if fps is None:
         return (clip.frames - 1) // frame_interval + 1
-    return int((clip.duration + TOLERANCE_SECONDS) * fps) + 1
+    return int((_last_time(clip) + TOLERANCE_SECONDS) * fps) + 1
 
 
 def available_frames_of(
-    frames: NDArray[np.int64], duration: NDArray[Any], fps: float | None, frame_interval: int = 1
+    frames: NDArray[np.int64], clip_fps: NDArray[Any], fps: float | None, frame_interval: int = 1
 ) -> NDArray[np.int64]:
-    """`available_frames` of many clips."""
+    """`available_frames` of many clips; `clip_fps` counts only with `fps`."""
     if fps is None:
         return (frames - 1) // frame_interval + 1
-    return ((duration.astype(np.float64) + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
+    return (((frames - 1) / clip_fps + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
 
 
 def frame_numbers(
@@ -62,7 +62,7 @@ def frame_numbers(
             span = (num_frames - 1) * frame_interval + 1
             start = int(where * (clip.frames - span + 1))
             return list(range(start, start + span, frame_interval))
-        slack = max(0.0, clip.duration - (num_frames - 1) / fps)
+        slack = max(0.0, _last_time(clip) - (num_frames - 1) / fps)
         return [_frame_at(clip, where * slack + i / fps) for i in range(num_frames)]
     if short_clip == "skip":
         raise ValueError(f"has {available} of {num_frames} frames")
@@ -140,6 +140,11 @@ def _sat_ranges(
     end = np.where(by_rate, (SAT_SKIPPED_FRAMES + num_frames / fps * clip_fps).astype(np.int64), end)
     step = np.where(by_rate | by_number, (end - SAT_SKIPPED_FRAMES) // num_frames, 1)
     return end, np.where(by_rate, step, np.maximum(step, 1))
+
+
+def _last_time(clip: ClipFacts) -> float:
+    """Seconds from the first frame's time stamp to the last one's: a frame less than the clip's duration."""
+    return (clip.frames - 1) / clip.fps
 
 
 def _frame_at(clip: ClipFacts, seconds: float) -> int:

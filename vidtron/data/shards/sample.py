@@ -23,7 +23,7 @@ class ClipFacts:
     fps: float
     """Average frames a second."""
     duration: float
-    """Seconds from the first frame's time stamp to the last one's."""
+    """Seconds that it is shown, its last frame as long as the others: frames / fps; 0 for an image."""
     codec: str
     """FFmpeg's name of the decoder: h264, hevc, vp9, av1, mjpeg..."""
     pixel_format: str
@@ -43,14 +43,16 @@ class ClipFacts:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ClipFacts":
-        """From what `as_json` gave; other keys are ignored."""
+        """From what `as_json` gave; other keys are ignored, and so is the duration of several frames, from which
+        earlier versions left out the last one."""
+        frames, fps = int(content["frames"]), float(content["fps"])
         times = content.get("times")
         return cls(
             width=int(content["width"]),
             height=int(content["height"]),
-            frames=int(content["frames"]),
-            fps=float(content["fps"]),
-            duration=float(content["duration"]),
+            frames=frames,
+            fps=fps,
+            duration=frames / fps if frames > 1 else float(content["duration"]),
             codec=str(content["codec"]),
             pixel_format=str(content["pixel_format"]),
             plain=bool(content["plain"]),
