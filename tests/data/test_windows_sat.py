@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.array_index import ArrayIndex
 
+from tests.data.array_index import ArrayIndex
 from vidtron.config.data import DataConfig
 from vidtron.data.planning.plan import Plan
 from vidtron.data.planning.windows import sat_frame_numbers, sat_gives_frames
@@ -52,7 +52,7 @@ def test_every_short_length_and_many_rates() -> None:
                 except (IndexError, ZeroDivisionError):
                     refused += 1
                     assert not given[frames - 1]
-                    with pytest.raises(ValueError, match="where|too few"):
+                    with pytest.raises(ValueError, match=r"where|too few"):
                         sat_frame_numbers(frames, rate, most, fps)
                 else:
                     assert given[frames - 1]

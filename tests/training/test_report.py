@@ -26,7 +26,8 @@ def test_losses_go_to_their_places():
 
 
 def test_rows_go_to_their_places():
-    report = exchange(losses(([1.0, 2.0], (2, 3)), ([3.0, 4.0], (0, 1))), {0: 7, 1: 2**40, 2: 0, 3: 9}, {1: 2**48 - 1, 3: 3}, 4, one_rank())
+    rows, codes = {0: 7, 1: 2**40, 2: 0, 3: 9}, {1: 2**48 - 1, 3: 3}
+    report = exchange(losses(([1.0, 2.0], (2, 3)), ([3.0, 4.0], (0, 1))), rows, codes, 4, one_rank())
     assert report.rows == (7, 2**40, 0, 9)
     assert report.codes == (0, 2**48 - 1, 0, 3)
 

@@ -37,7 +37,7 @@ def _check_sat(data: DataConfig) -> Iterator[str]:
     if data.short_clip != "pad":
         yield f"--short-clip {data.short_clip} with --clip-window sat, whose short clips are padded: accepted: pad"
     if data.bucket_config is not None:
-        yield f"--bucket-config {data.bucket_config} with --clip-window sat, which has no buckets: accepted: one of the two"
+        yield f"--bucket-config {data.bucket_config} with --clip-window sat, which has none: accepted: one of the two"
 
 
 def flag_of(field: str) -> str:

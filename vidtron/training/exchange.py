@@ -63,9 +63,7 @@ class ReplicaExchange:
                 work.wait()
         return [MadeSample(flat.to(self.device), row, code) for flat, (row, code) in zip(flats, told, strict=True)]
 
-    def _told(
-        self, owners: Sequence[int], made: list[MadeSample], error: Exception | None
-    ) -> list[tuple[int, int]]:
+    def _told(self, owners: Sequence[int], made: list[MadeSample], error: Exception | None) -> list[tuple[int, int]]:
         """(row, code) of each sample. Raises on every rank of the replica if any rank has an error."""
         vector = torch.zeros(2 * len(owners) + 1, dtype=torch.int64)
         vector[-1] = error is not None

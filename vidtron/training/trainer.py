@@ -186,7 +186,8 @@ class Trainer:
         self.model.zero_grad()
         losses = self._run_schedule(batch, forward_only=False)
         norm = self.model.gradient_norm()
-        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, norm, self.requests.wish())
+        wish = self.requests.wish()
+        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, norm, wish)
 
     def _run_schedule(self, batch: StepBatch, *, forward_only: bool) -> Sequence[dict[str, Any]]:
         """mcore's schedule over the micro-batches; what the last stage's loss function reported."""

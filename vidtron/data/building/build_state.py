@@ -17,6 +17,8 @@ from vidtron.data.shards.index_writer import IndexWriter
 from vidtron.data.shards.sample import IndexRow
 
 SKIPPED_NAME = "skipped.jsonl"
+_RECORD_VERSION = 2
+"""Of a shard's record; one of another version is made again."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -69,6 +71,7 @@ class BuildState:
     def write(self, number: int, part: Part) -> None:
         """Record that a shard is finished."""
         content = {
+            "version": _RECORD_VERSION,
             "shard": part.shard,
             "size": part.size,
             "skipped": [asdict(one) for one in part.skipped],
@@ -77,11 +80,13 @@ class BuildState:
         write_atomically(self._path(number), json.dumps(content, ensure_ascii=False))
 
     def read(self, number: int) -> Part | None:
-        """The record of a shard; None where it is not finished, or no longer there."""
+        """The record of a shard; None where it is not finished, or no longer there, or of an earlier version."""
         path = self._path(number)
         if not path.is_file():
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("version") != _RECORD_VERSION:
+            return None
         rows = [IndexRow.from_json(row) for row in content["rows"]]
         shard = self.output / content["shard"]
         if rows and not (shard.is_file() and shard.stat().st_size == content["size"]):

@@ -217,9 +217,6 @@ class ShardIndex(Sequence[Sample]):
         if column in self.scores and column not in file.scores:
             return np.full(file.rows_of(number), np.nan)
         values = file.values(number, column)
-        if column == "duration":  # as `ClipFacts.from_json` says
-            frames = file.values(number, "frames")
-            return np.where(frames > 1, frames / file.values(number, "fps"), values)
         if len(self._files) > 1 and file.is_dictionary(column):
             return self._dictionary(column)[1][file][values]
         return values

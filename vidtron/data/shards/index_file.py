@@ -12,12 +12,14 @@ from vidtron.data.errors import ShardError
 from vidtron.data.shards.index_schema import (
     BUILD_COMMAND,
     COLUMNS,
+    DURATIONS,
     FORMAT,
     HEADER_KEY,
     INDEX_NAME,
     OLD_INDEX_NAME,
     REBUILD_COMMAND,
     VERSION,
+    WHOLE,
 )
 
 _DTYPES = {pa.int16(): np.int16, pa.int32(): np.int32, pa.int64(): np.int64, pa.float64(): np.float64}
@@ -114,6 +116,9 @@ class IndexFile:
             found = _as_numpy(column.indices if name in self._dictionaries else column)
             if found is None:
                 raise KeyError(name)
+            if name == "duration" and self.header.get(DURATIONS) != WHOLE:
+                frames = self.values(number, "frames")
+                found = np.where(frames > 1, frames / self.values(number, "fps"), found)
             if name in self._viewed:
                 self._views[number, name] = found
         return found

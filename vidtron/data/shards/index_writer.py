@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidtron.data.errors import ShardError
-from vidtron.data.shards.index_schema import FORMAT, HEADER_KEY, INDEX_NAME, ROWS_PER_BATCH, VERSION, schema
+from vidtron.data.shards.index_schema import (
+    DURATIONS,
+    FORMAT,
+    HEADER_KEY,
+    INDEX_NAME,
+    ROWS_PER_BATCH,
+    VERSION,
+    WHOLE,
+    schema,
+)
 from vidtron.data.shards.sample import IMAGE_EXTENSIONS, IndexRow
 
 
@@ -94,6 +103,7 @@ class IndexWriter:
             "rows_per_batch": self._rows_per_batch,
             "scores": list(self._scores),
             "digest": self._digest.hexdigest(),
+            DURATIONS: WHOLE,
             "shards": shards,
             **(extra or {}),
         }

@@ -43,16 +43,14 @@ class ClipFacts:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ClipFacts":
-        """From what `as_json` gave; other keys are ignored, and so is the duration of several frames, from which
-        earlier versions left out the last one."""
-        frames, fps = int(content["frames"]), float(content["fps"])
+        """From what `as_json` gave; other keys are ignored."""
         times = content.get("times")
         return cls(
             width=int(content["width"]),
             height=int(content["height"]),
-            frames=frames,
-            fps=fps,
-            duration=frames / fps if frames > 1 else float(content["duration"]),
+            frames=int(content["frames"]),
+            fps=float(content["fps"]),
+            duration=float(content["duration"]),
             codec=str(content["codec"]),
             pixel_format=str(content["pixel_format"]),
             plain=bool(content["plain"]),
