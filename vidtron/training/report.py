@@ -60,8 +60,8 @@ def exchange(
         gradient_norm: this rank's gradient norm; any rank's that is not finite is taken for all.
         stop: why this rank wishes to stop.
     """
-    # Slot by slot: losses, rows and codes; gradient norms that are not finite, wishes. Adding zeros leaves a float as it
-    # is, and float64 holds every row number and code exactly.
+    # Slot by slot: losses, rows and codes; gradient norms that are not finite, wishes. Adding zeros leaves a float as
+    # it is, and float64 holds every row number and code exactly.
     size = global_batch_size
     vector = torch.zeros(3 * size + 1 + len(STOP_REASONS), dtype=torch.float64)
     # All tensor- and context-parallel ranks of the last stage have the same losses; the first of them reports.

@@ -57,7 +57,7 @@ def probe(source: bytes | Path) -> ClipFacts:
         )
 
 
-def seconds_of_video(source: Path) -> float:
+def seconds_of_video(source: bytes | Path) -> float:
     """Length as the container tells it, or by its time stamps, without decoding.
 
     Raises:
