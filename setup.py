@@ -30,6 +30,7 @@ setup(
         "torch",  # no pin: a cluster's own build stays
         "tqdm>=4.60",
         "tyro>=1.0",
+        "webdataset>=0.2.86",  # tars as its users name them
     ],
     extras_require={
         # Clips decoded by NVDEC, layers and FP8 by Transformer Engine.
@@ -62,7 +63,6 @@ setup(
             "tensorboard>=2.16",
             "transformers>=4.50",
             "wandb>=0.19",
-            "webdataset>=0.2",
         ],
     },
 )

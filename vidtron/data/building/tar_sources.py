@@ -144,12 +144,11 @@ def expand(argument: str) -> list[TarSource]:
 
 
 def _expanded(argument: str) -> list[str]:
-    import braceexpand
     from webdataset.shardlists import expand_urls
 
     try:
         return expand_urls(argument)
-    except (braceexpand.UnbalancedBracesError, AssertionError, ValueError) as error:
+    except (AssertionError, ValueError) as error:
         raise BuildError(f"{argument}: cannot be expanded ({error}); accepted: {ACCEPTED}") from error
 
 
