@@ -102,7 +102,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert "cannot be read to its end" in reasons[f"{tmp_path}/none.tar", ""]
     assert "its command ends with status 3" in reasons[inputs[1], ""]
     assert "one by one" in reasons[inputs[2], ""]
-    assert [one.path for one in result.flawed][0] == f"{tmp_path}/x.tar/flawed"
+    assert result.flawed[0].path == f"{tmp_path}/x.tar/flawed"
     assert "no JSON" in result.flawed[0].reason
     named = (tmp_path / "out" / "flawed.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in named] == [one.key for one in result.flawed]
