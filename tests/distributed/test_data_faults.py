@@ -121,7 +121,7 @@ def test_each_is_told_once(baseline, broken):
     for sample, line in zip(bad, told, strict=True):
         assert f"{sample['key']} of {sample['shard']} (position {sample['position']}): {sample['reason']}" in line
         assert sample["reason"] not in ("", "it could not be decoded", "known to be bad")
-    replaced = [used != planned for _, _, used, planned, _ in data]
+    replaced = [used != planned for _, _, used, _, planned, _ in data]
     assert replaced[0] and any(replaced[7:]), "in the second epoch they are met again"
     assert len(set(losses)) == STEPS
 
