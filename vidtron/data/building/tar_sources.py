@@ -154,6 +154,13 @@ def _expanded(argument: str) -> list[str]:
 
 def _source(name: str, argument: str) -> TarSource:
     if _is_command_or_url(name):
+        from webdataset.gopen import gopen_schemes
+
+        scheme = name.partition(":")[0]
+        if scheme not in (*gopen_schemes, "file"):
+            raise BuildError(
+                f"{name}: webdataset opens no {scheme}: URLs; accepted: a 'pipe:COMMAND' that reads it, {ACCEPTED}"
+            )
         return TarSource(name, None)
     path = Path(name)
     if not path.is_file():
@@ -177,9 +184,11 @@ class OpenTar:
         if source.path is not None:
             self._stream: Any = source.path.open("rb")
         else:
-            from webdataset.gopen import gopen
+            from webdataset.gopen import gopen, set_options
 
             self._stream = gopen(source.name)
+            # A command that fails at its end has told all before; how it ended is looked at in `finish`.
+            set_options(self._stream, ignore_errors=True)
         self._buffered = io.BufferedReader(_Raw(self._stream), _CHUNK)
         self.file: BinaryIO = self._buffered
         self._kind = compression(self._buffered.peek(_MOST_MAGIC)[:_MOST_MAGIC])
@@ -197,8 +206,10 @@ class OpenTar:
                 more |= any(chunk)
             self._stream.close()
         except (OSError, ValueError) as error:
-            status = getattr(self._stream, "status", None)
-            return (f"its command ends with status {status}" if status else f"{error}"), ""
+            return str(error), ""
+        status = getattr(self._stream, "status", 0)
+        if status not in getattr(self._stream, "ignore_status", (0,)):
+            return f"its command ends with status {status}", ""
         # What tarfile uncompresses itself ends with checksums.
         more &= self._kind == "" or self._kind in _BY_ARROW
         return "", "there is more behind its end; accepted: tars one by one, not joined" if more else ""
