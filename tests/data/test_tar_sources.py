@@ -1,7 +1,9 @@
 """Tars that webdataset reads one after the other, as inputs of a build and of an index."""
 
 import json
+import re
 import shlex
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import webdataset
 
 from tests.data.clip_files import clip_bytes, damaged, image_bytes
-from tests.data.tar_files import tar_bytes, write_tar
+from tests.data.tar_files import write_tar
 from vidtron.data.building import shard_writer
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.shard_indexer import IndexOptions, folders_of, index_shards
@@ -87,19 +89,35 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         "flawed.json": b"[" * 200_000,
     }
     cut = write_tar(tmp_path / "cut.tar", {**sample("whole"), **sample("lost")})
-    cut.write_bytes(cut.read_bytes()[: len(tar_bytes(sample("whole"))) // 512 * 512])
+    with tarfile.open(cut) as tar:
+        place = tar.getmember("lost.mp4").offset
+    content = cut.read_bytes()
+    for name, end in {"cut": place, "header": place + 100, "video": place + 1000}.items():
+        (tmp_path / f"{name}.tar").write_bytes(content[:end])
+    squeezed = write_tar(tmp_path / "squeezed.tgz", sample("squeezed"), "gzip")
+    squeezed.write_bytes(squeezed.read_bytes()[:-20])
     write_tar(tmp_path / "x.tar", members)
     (tmp_path / "none.tar").write_bytes(b"no tar" * 1000)
     joined = shlex.quote(str(tmp_path / "x.tar"))
-    inputs = [str(tmp_path / "{x,cut,none}.tar"), f"pipe:cat {joined}; exit 3", f"pipe:cat {joined} {joined}"]
+    inputs = [
+        str(tmp_path / "{x.tar,cut.tar,header.tar,video.tar,none.tar,squeezed.tgz}"),
+        f"pipe:cat {joined}; exit 3",
+        f"pipe:cat {joined} {joined}",
+    ]
     result, index = built(tmp_path / "out", *inputs)
     assert [one.key for one in index][:3] == ["good", "flawed", "whole"]
     reasons = {(one.path, one.key): one.reason for one in result.skipped}
     assert "no caption" in reasons[f"{tmp_path}/x.tar/mute", "mute"]
     assert "no video or image, only .txt" in reasons[f"{tmp_path}/x.tar/only", "only"]
     assert f"{tmp_path}/x.tar/bad" in {path for path, _ in reasons}
-    assert "cannot be read to its end" in reasons[f"{tmp_path}/cut.tar", ""]
-    assert "cannot be read to its end" in reasons[f"{tmp_path}/none.tar", ""]
+    for name, told in {
+        "cut.tar": "it has no end mark",
+        "header.tar": "it has no end mark",
+        "video.tar": "unexpected end of data",
+        "none.tar": "invalid header",
+        "squeezed.tgz": "",
+    }.items():
+        assert re.search(f"cannot be read to its end .*{told}", reasons[f"{tmp_path}/{name}", ""]), name
     assert "its command ends with status 3" in reasons[inputs[1], ""]
     assert "one by one" in reasons[inputs[2], ""]
     assert result.flawed[0].path == f"{tmp_path}/x.tar/flawed"
@@ -115,7 +133,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         ("x-{0..1.tar::y-}.tar", "no such file|cannot be expanded"),
         ("${NOWHERE}/x.tar", "cannot be expanded .*NOWHERE"),
         ("s4://bucket/x.tar", "webdataset opens no s4: URLs; accepted: a 'pipe:COMMAND' that reads it"),
-        ("pipe:false", "none of the 1 clips .* empty file; its command ends with status 1"),
+        ("pipe:false", "none of the 1 clips .*empty file; its command ends with status 1"),
     ],
 )
 def test_inputs_that_give_nothing(tmp_path: Path, argument: str, told: str) -> None:

@@ -4,14 +4,19 @@ What is named is expanded and opened by the webdataset package. A `pipe:` comman
 taken from a command line: names of files, whatever they look like, are opened as files.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import re
 import shlex
+import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.clip_source import is_media
@@ -29,8 +34,7 @@ _COMPRESSIONS = {
     "lz4": (b"\x04\x22\x4d\x18", ("lz4",), "tlz4"),
 }
 """Name -> (first bytes, suffixes behind .tar, suffix of its own)."""
-_BY_ARROW = ("zstd", "lz4")
-"""What tarfile, by which webdataset reads, does not uncompress."""
+_READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError)
 _MOST_MAGIC = max(len(magic) for magic, _, _ in _COMPRESSIONS.values())
 _CHUNK = 1 << 20
 
@@ -174,7 +178,7 @@ def _is_command_or_url(name: str) -> bool:
 
 
 class OpenTar:
-    """The bytes of a tar from its beginning to its end, uncompressed as far as webdataset does not do it itself."""
+    """The bytes of a tar, uncompressed, from its beginning to its end."""
 
     def __init__(self, source: TarSource) -> None:
         """
@@ -189,35 +193,52 @@ class OpenTar:
             self._stream = gopen(source.name)
             # A command that fails at its end has told all before; how it ended is looked at in `finish`.
             set_options(self._stream, ignore_errors=True)
-        self._buffered = io.BufferedReader(_Raw(self._stream), _CHUNK)
-        self.file: BinaryIO = self._buffered
-        self._kind = compression(self._buffered.peek(_MOST_MAGIC)[:_MOST_MAGIC])
-        if self._kind in _BY_ARROW:
-            import pyarrow as pa
+        buffered = io.BufferedReader(_Raw(self._stream), _CHUNK)
+        self._file = _uncompressed(buffered, compression(buffered.peek(_MOST_MAGIC)[:_MOST_MAGIC]))
+        self._last = b""
 
-            self.file = pa.CompressedInputStream(self._buffered, self._kind)
+    def read(self, size: int = -1) -> bytes:
+        """As files do."""
+        content: bytes = self._file.read(size)
+        self._last = (self._last + content if len(content) < tarfile.BLOCKSIZE else content)[-tarfile.BLOCKSIZE :]
+        return content
 
-    def finish(self) -> tuple[str, str]:
-        """Read what is behind the tar's end, which a command wants to be rid of, and close: (how its command failed,
-        what is wrong with its end), empty where nothing is."""
+    def finish(self) -> str:
+        """Read what is behind the tar's end, which a command wants to be rid of, and close: what is wrong, empty
+        where nothing is."""
         more = False
         try:
-            for chunk in iter(lambda: self.file.read(_CHUNK), b""):
+            for chunk in iter(lambda: self.read(_CHUNK), b""):
                 more |= any(chunk)
             self._stream.close()
-        except (OSError, ValueError) as error:
-            return str(error), ""
+        except _READ_ERRORS as error:
+            return str(error)
         status = getattr(self._stream, "status", 0)
         if status not in getattr(self._stream, "ignore_status", (0,)):
-            return f"its command ends with status {status}", ""
-        # What tarfile uncompresses itself ends with checksums.
-        more &= self._kind == "" or self._kind in _BY_ARROW
-        return "", "there is more behind its end; accepted: tars one by one, not joined" if more else ""
+            return f"its command ends with status {status}"
+        # tarfile takes whatever is no header for the end, and so would miss both.
+        if more:
+            return "there is more behind its end; accepted: tars one by one, not joined"
+        return "" if self._last == bytes(tarfile.BLOCKSIZE) else "it has no end mark"
 
     def close(self) -> None:
         """Close it wherever it is."""
         with suppress(OSError, ValueError):  # how a command ends that nobody listens to any more
             self._stream.close()
+
+
+def _uncompressed(file: io.BufferedReader, kind: str) -> Any:
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=file)
+    if kind == "bzip2":
+        return bz2.BZ2File(file)
+    if kind == "xz":
+        return lzma.LZMAFile(file)
+    if kind:
+        import pyarrow as pa
+
+        return pa.CompressedInputStream(file, kind)
+    return file
 
 
 class _Raw(io.RawIOBase):
@@ -256,11 +277,11 @@ def samples(source: TarSource, complain: Callable[[str], None]) -> Iterator[dict
         complain(f"it cannot be opened ({error})")
         return
     try:
-        files = tar_file_expander([{"url": source.name, "stream": tar.file}], handler=handle)
+        files = tar_file_expander([{"url": source.name, "stream": tar}], handler=handle)
         yield from group_by_keys(files, handler=handle)
-        failure, end = tar.finish()
+        told.setdefault(tar.finish())
     finally:
         tar.close()
-    problem = "; ".join([*told, *filter(None, [failure])]) or end
+    problem = "; ".join(filter(None, told))
     if problem:
         complain(f"it cannot be read to its end ({problem})")
