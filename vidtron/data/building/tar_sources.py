@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.clip_source import is_media
@@ -227,7 +227,7 @@ class OpenTar:
             self._stream.close()
 
 
-def _uncompressed(file: io.BufferedReader, kind: str) -> Any:
+def _uncompressed(file: BinaryIO, kind: str) -> Any:
     if kind == "gzip":
         return gzip.GzipFile(fileobj=file)
     if kind == "bzip2":
