@@ -6,13 +6,22 @@
 Plain `python pretrain_video.py` trains on one rank. `--help` lists all flags.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 
+from vidtron.config import signals, storage
+
+# Here, for what follows imports torch. A process that is started by spawning (background saves under some versions)
+# imports this file again.
+if __name__ == "__main__":
+    signals.listen_for_stop()
+
 from vidtron.config import check as config_check
 from vidtron.config.cli import parse
-from vidtron.config.errors import ConfigurationError, collect_errors, refuse
+from vidtron.config.errors import ConfigurationError, collect_errors, exit_with, refuse
 from vidtron.config.run import RunConfig
+from vidtron.config.storage import StorageError
 from vidtron.config.world import World
 from vidtron.models.registry import family_of, preset, preset_names
 
@@ -25,7 +34,8 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     network = config.network
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+        latent_channels = family.latent_shape(config)[1]
+        return encoders.check(config, world, text_width=network.text_width, latent_channels=latent_channels)
 
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))
@@ -34,20 +44,40 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     return collect_errors(rooms, config, world)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse, check, train. Exits with status 2 where the configuration is refused."""
+def configured(argv: Sequence[str]) -> tuple[RunConfig, World]:
+    """Parse and check. Exits with status 2 where the configuration is refused."""
     config = parse(argv, preset, preset_names())
-    world = World.from_environment()
+    world = World.of_launcher()
     refuse(errors_of(config, world), world)
+    return config, world
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, check, train.
+
+    Exits with status 2 where the configuration is refused, 1 where something cannot be written (a full disk) or data
+    has become unreadable, 130 where Ctrl-C came a second time. Asked to stop, it saves and exits with status 0.
+    """
+    config, world = configured(argv)
 
     from vidtron import training
+    from vidtron.data.errors import ShardError
+    from vidtron.data.latents.header import LatentCacheError
 
     try:
         training.run(config, world)
     except ConfigurationError as error:  # what only the opened encoders could tell
         refuse(error.errors, world)
+    except (ShardError, LatentCacheError) as error:  # data that has become unreadable; only this rank may know
+        print(*(f"error: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error
+    except StorageError as error:
+        exit_with([str(error)], world.rank, storage.EXIT_STATUS)
+    except KeyboardInterrupt:
+        if world.rank == 0:
+            print("interrupted again: left at once; earlier checkpoints are as they were", file=sys.stderr, flush=True)
+        raise SystemExit(signals.status_of(signal.SIGINT)) from None
 
 
-# A process that is started by spawning (background saves under some versions) imports this file again.
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -16,7 +16,7 @@ setup(
         "vidtron.data.planning": ["aspect_ratios.json"],
         "vidtron.data.report": ["page.css", "page.js", "template.html"],
     },
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",
     install_requires=[
         "av>=14",
         "fsspec>=2024.2",

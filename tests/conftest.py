@@ -15,6 +15,11 @@ os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+if os.environ.get("VIDTRON_LAST_BITS"):  # asked here, because importing torch takes seconds
+    from tests.last_bits import enter_if_asked
+
+    enter_if_asked()
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests marked `gpu` out where there is no GPU."""

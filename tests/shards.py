@@ -36,7 +36,14 @@ def encoded(frames_THWC: torch.Tensor, fps: int = 8) -> bytes:
 
 
 def write_shards(
-    folder: Path, clips: int = 8, *, frames: int = 20, height: int = 64, width: int = 96, first_seed: int = 0
+    folder: Path,
+    clips: int = 8,
+    *,
+    frames: int = 20,
+    height: int = 64,
+    width: int = 96,
+    first_seed: int = 0,
+    prefix: str = "",
 ) -> Path:
     """A folder with one shard and its index."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +51,7 @@ def write_shards(
     samples = {}
     with tarfile.open(shard, "w") as tar:
         for number in range(clips):
-            key, caption = f"clip{number:03d}", f"moving colours, number {number}"
+            key, caption = f"{prefix}clip{number:03d}", f"moving colours, number {number}"
             video = encoded(moving_colours_THWC(first_seed + number, frames, height, width))
             samples[key] = (probe(video), len(caption))
             for extension, content in (("mp4", video), ("txt", caption.encode()), ("json", b"{}")):

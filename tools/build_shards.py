@@ -11,14 +11,23 @@ txt, json) and an index. Run the same command again to finish a build that was i
 or have no caption are named, skipped and counted.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from vidtron.config.arguments import COUNT, SECONDS, number_in, path_name, tar_words
+from vidtron.config.data import DataConfig
+from vidtron.config.folders import folder_error
+from vidtron.config.ranges import Range, field_range, shown
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.clip_source import SourceError
-from vidtron.data.building.shard_writer import BuildOptions, StoredCodec, build
+from vidtron.data.building.shard_file import StoredCodec
+from vidtron.data.building.shard_writer import BuildOptions, build
 from vidtron.data.building.terminal import TerminalProgress, add_index_arguments, report
 from vidtron.data.building.transcode import Edit
 
@@ -28,33 +37,50 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--input",
+        type=tar_words,
         nargs="+",
         required=True,
         metavar="CLIPS",
         help="folder of clips, or a table; or tars, of which there may be several, as webdataset names them. The "
         "command behind pipe: is run by a shell",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="SHARDS", help="new folder for the shards")
+    parser.add_argument("--output", type=path_name, required=True, metavar="SHARDS", help="new folder for the shards")
     cut = parser.add_argument_group("trimming")
     cut.add_argument(
-        "--start", type=float, default=0.0, metavar="S", help="leave out the first S seconds of each clip"
+        "--start",
+        type=number_in(float, Range(0, 1_000_000)),
+        default=0.0,
+        metavar="S",
+        help="leave out the first S seconds of each clip",
     )
-    cut.add_argument("--max-seconds", type=float, metavar="S", help="keep at most S seconds of each clip")
+    cut.add_argument(
+        "--max-seconds", type=number_in(float, SECONDS), metavar="S", help="keep at most S seconds of each clip"
+    )
     cut.add_argument(
         "--cut-seconds",
-        type=float,
+        type=number_in(float, SECONDS),
         metavar="S",
         help="cut each clip into pieces of S seconds, each a sample with its caption; a shorter rest is left out",
     )
     picture = parser.add_argument_group("picture")
     picture.add_argument(
         "--height",
-        type=int,
+        type=number_in(int, field_range(DataConfig, "height")),
         metavar="PIXELS",
         help="make clips smaller until they just cover height x width; never larger",
     )
-    picture.add_argument("--width", type=int, metavar="PIXELS", help="see --height; one of the two is enough")
-    picture.add_argument("--fps", type=float, metavar="N", help="keep N frames a second, by their time stamps")
+    picture.add_argument(
+        "--width",
+        type=number_in(int, field_range(DataConfig, "width")),
+        metavar="PIXELS",
+        help="see --height; one of the two is enough",
+    )
+    picture.add_argument(
+        "--fps",
+        type=number_in(float, field_range(DataConfig, "fps")),
+        metavar="N",
+        help="keep N frames a second, by their time stamps",
+    )
     picture.add_argument(
         "--codec",
         choices=("auto", "copy", "vp9", "h264", "mjpeg"),
@@ -65,7 +91,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     writing = parser.add_argument_group("writing")
     writing.add_argument(
-        "--samples-per-shard", type=int, default=256, metavar="N", help="clips in a tar (default: 256)"
+        "--samples-per-shard",
+        type=number_in(int, COUNT),
+        default=256,
+        metavar="N",
+        help="clips in a tar (default: 256)",
     )
     add_index_arguments(parser)
     return parser.parse_args(argv)
@@ -98,15 +128,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores=tuple(arguments.scores),
         caption_key=arguments.caption_key,
     )
+    problem = folder_error(options.output)
+    if problem is not None:
+        print(f"error: --output {shown(str(options.output))}: {problem}", file=sys.stderr)
+        return 2
     progress = TerminalProgress()
     try:
         result = build(options, progress)
     except (BuildError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished shard", file=sys.stderr)
-        return 130
     finally:
         progress.close()
     if result.already_complete:
@@ -118,4 +149,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run_tool(main, "the same command goes on from the last finished shard")

@@ -5,12 +5,15 @@
 To train on adapters of another tool, give their file to pretrain_video.py --lora-load.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import tyro
+from typing import Annotated, Literal
 
 from vidtron.checkpoint import CheckpointError, ConversionError, open_weights
 from vidtron.checkpoint.formats.base import DTYPES
@@ -18,6 +21,10 @@ from vidtron.checkpoint.lora_adapters import cast
 from vidtron.checkpoint.lora_diffusers import write_diffusers
 from vidtron.checkpoint.lora_formats import Format, read
 from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
+from vidtron.config.errors import exit_with
+from vidtron.config.folders import folder_error
+from vidtron.config.program import parse_arguments
+from vidtron.config.ranges import Range, refusals, shown
 
 
 @dataclass
@@ -32,7 +39,7 @@ class Arguments:
     """Folder to write to; for diffusers also a file ending in .safetensors."""
     save_format: Literal["sat", "diffusers"]
     """Format of --save."""
-    lora_alpha: float | None = None
+    lora_alpha: Annotated[float, Range(0, 1_000_000, above=True)] | None = None
     """Alpha of the adapters, where --load does not tell it right."""
     lora_fold_scale: bool = False
     """Multiply B by what a loader would have to be told: alpha becomes the rank (diffusers) or 1 (SAT)."""
@@ -49,7 +56,13 @@ class Arguments:
 
 def main() -> None:
     """Parse, read, write. Exits with status 2 where that is refused."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = parse_arguments(Arguments, sys.argv[1:], __doc__)
+    refused = [refusal.message for refusal in refusals(arguments)]
+    if refused:
+        exit_with(refused, 0)
+    problem = folder_error(arguments.save.parent)
+    if problem is not None:
+        exit_with([f"--save {shown(str(arguments.save))}: {problem}"], 0)
     try:
         adapters = read(
             arguments.load,
@@ -72,6 +85,8 @@ def main() -> None:
                 alpha = write_sat(adapters, arguments.save, **options)
             else:
                 weights = open_weights(arguments.base, trust_pickle=arguments.trust_pickle, adapters=True)
+                for warning in weights.warnings:
+                    print(f"warning: {warning}", file=sys.stderr)
                 alpha = write_sat_with_base(adapters, weights, arguments.save, dtype=dtype, **options)
             told = f"the YAML of SAT needs r: {next(iter(adapters.values())).rank}, lora_alpha: {alpha:g}"
     except (CheckpointError, ConversionError, OSError) as error:
@@ -81,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "nothing was written")

@@ -10,17 +10,26 @@ again, with any number of ranks, to finish what was interrupted; finished shards
 Each sample is encoded once, for its bucket of epoch 0. Where keep probabilities send samples to other buckets in
 other epochs, training meets sizes that are not in the cache; it encodes these on the way and adds them.
 
-Exit status: 0 done (samples that cannot be read are named in CACHE/skipped.jsonl), 2 refused.
+Exit status: 0 done (samples that cannot be read are named in CACHE/skipped.jsonl), 1 the cache cannot be written,
+2 refused.
 """
+
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
 
 import sys
 from collections.abc import Sequence
 
+from vidtron.config import check as config_check
 from vidtron.config.cli import parse
 from vidtron.config.errors import ConfigurationError, collect_errors, refuse
 from vidtron.config.run import RunConfig
+from vidtron.config.storage import StorageError
 from vidtron.config.world import World
 from vidtron.data.building.terminal import TerminalProgress
+from vidtron.data.errors import ShardError
 from vidtron.data.latents.header import LatentCacheError
 from vidtron.models.registry import family_of, preset, preset_names
 
@@ -37,19 +46,20 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
         return [] if config.encoders.latent_cache is not None else ["--latent-cache: missing; accepted: a folder"]
 
     def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, text_width=network.text_width, latent_channels=network.out_channels)
+        latent_channels = family.latent_shape(config)[1]
+        return encoders.check(config, world, text_width=network.text_width, latent_channels=latent_channels)
 
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))
 
-    return collect_errors((check_cache, check_encoders, check_data), config, world)
+    return collect_errors((check_cache, config_check.check_values, check_encoders, check_data), config, world)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, encode."""
     words = sys.argv[1:] if argv is None else argv
     given = parse(words, preset, preset_names(), "encode_latents.py", _ABOUT)
-    world = World.from_environment()
+    world = World.of_launcher()
     refuse(errors_of(given, world), world)
 
     from vidtron.training.encode_shards import Progress, encode_shards, encoding_run
@@ -58,9 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     progress = Progress(lambda samples: bar.begin(samples, 0), bar.sample, bar.shard)
     try:
         result = encode_shards(encoding_run(given, world), world, progress)
-    except (ConfigurationError, LatentCacheError) as error:
+    except ConfigurationError as error:
         refuse(error.errors, world)
         raise
+    except ShardError as error:
+        refuse([str(error)], world)
+    except LatentCacheError as error:  # of this rank alone
+        raise StorageError("\n".join(error.errors)) from error
     finally:
         bar.close()
     if world.rank == 0:
@@ -71,4 +85,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "the same command goes on; finished shards are kept")

@@ -12,11 +12,19 @@ Training reads single samples out of the tars. Nothing can be read so out of com
 ('pipe:...'): these are named, with the command of tools/build_shards.py that makes shards of them.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidtron.config.arguments import tar_words
+from vidtron.config.folders import folder_error
+from vidtron.config.ranges import shown
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.shard_indexer import IndexOptions, folders_of, index_shards
 from vidtron.data.building.terminal import TerminalProgress, add_index_arguments, report
@@ -27,26 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "inputs",
+        type=tar_words,
         nargs="+",
         metavar="FOLDER",
         help="folder of .tar files: all in it are indexed; or some of its files, also as a brace list",
     )
     add_index_arguments(parser)
     arguments = parser.parse_args(argv)
-    skipped = 0
     try:
         folders, elsewhere = folders_of(arguments.inputs)
         for one in elsewhere:
             print(f"skipped {one.path}: {one.reason}", file=sys.stderr)
-        skipped += len(elsewhere)
+        skipped = len(elsewhere)
+        for folder in filter(Path.is_dir, folders):
+            problem = folder_error(folder)
+            if problem is not None:
+                raise BuildError(f"{shown(str(folder))}: {problem}")
         for folder, tars in folders.items():
             skipped += _index(folder, tars, arguments)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed in the folder it was at", file=sys.stderr)
-        return 130
     return 1 if arguments.strict and skipped else 0
 
 
@@ -65,4 +74,4 @@ def _index(folder: Path, tars: tuple[Path, ...] | None, arguments: argparse.Name
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run_tool(main, "nothing was changed in the folder it was at")

@@ -11,16 +11,23 @@ cost of a step in FLOPs over the mean of all steps; share of the pictures that i
 short clips do not have and are repeated.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import sys
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
-from pathlib import Path
 
 from vidtron import training
+from vidtron.config.arguments import number_in, path_name
 from vidtron.config.cli import parse
 from vidtron.config.errors import refuse
+from vidtron.config.folders import folder_error
+from vidtron.config.ranges import Range, refusals, shown
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.checks_numbers import check_numbers
@@ -35,21 +42,22 @@ from vidtron.models.registry import family_of, preset, preset_names
 def main(argv: Sequence[str]) -> None:
     """Print the table. Exits with status 2 where the configuration is refused."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=number_in(int, Range(1, 10_000)), default=1)
     parser.add_argument("--ratios", action="store_true")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot", type=path_name)
     own, rest = parser.parse_known_args(argv)
     if "--help" in rest or "-h" in rest:
         print(__doc__)
         return
     config = parse(rest, preset, preset_names(), "inspect_buckets.py")
-    errors = list(check_numbers(config))
+    errors = list(dict.fromkeys([*(refusal.message for refusal in refusals(config)), *check_numbers(config)]))
     if config.data.bucket_config is None:
         errors.append("--bucket-config: missing; accepted: a YAML file")
-    if own.epochs < 1:
-        errors.append(f"--epochs {own.epochs}: accepted: 1 or more")
     if own.plot is not None and own.plot.suffix not in (".svg", ".html"):
         errors.append(f"--plot {own.plot}: accepted: a file ending in .svg or .html")
+    problem = folder_error(own.plot.parent) if own.plot is not None else None
+    if problem is not None:
+        errors.append(f"--plot {shown(str(own.plot))}: {problem}")
     world = World(size=1, rank=0, local_rank=0, has_cuda=False)
     refuse(errors, world)
     try:
@@ -182,4 +190,4 @@ def _range(values: Sequence[int] | Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    signals.run_tool(lambda: main(sys.argv[1:]), "nothing was written")

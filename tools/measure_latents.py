@@ -7,13 +7,20 @@ the others - and the PSNR of the reconstruction. 1 / RMS of all is the --scale-f
 size.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from vidtron.config.arguments import COUNT, location, number_in, path_name
 from vidtron.config.data import DataConfig, EncoderConfig
+from vidtron.config.errors import exit_with
+from vidtron.config.ranges import field_range
 from vidtron.data.decoding.loader import ClipLoader
 from vidtron.data.planning.plan import Plan
 from vidtron.data.shards.index import ShardIndex
@@ -24,20 +31,23 @@ from vidtron.inference.video_io import psnr, to_uint8
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-path", nargs="+", required=True, metavar="SHARDS")
-    parser.add_argument("--vae-path", type=Path, help="unset: the built-in space-time transform")
-    parser.add_argument("--num-frames", type=int, default=17)
-    parser.add_argument("--height", type=int, default=64)
-    parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--clips", type=int, default=64, help="at most so many")
+    parser.add_argument("--data-path", type=location, nargs="+", required=True, metavar="SHARDS")
+    parser.add_argument("--vae-path", type=path_name, help="unset: the built-in space-time transform")
+    parser.add_argument("--num-frames", type=number_in(int, field_range(DataConfig, "num_frames")), default=17)
+    parser.add_argument("--height", type=number_in(int, field_range(DataConfig, "height")), default=64)
+    parser.add_argument("--width", type=number_in(int, field_range(DataConfig, "width")), default=96)
+    parser.add_argument("--clips", type=number_in(int, COUNT), default=64, help="at most so many")
     arguments = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), device, torch.float32)
-    index = ShardIndex.open(arguments.data_path)
     data = DataConfig(num_frames=arguments.num_frames, height=arguments.height, width=arguments.width)
-    clips = ClipLoader(
-        Plan.from_config(index, data, 0, sequential=True), data, range(min(arguments.clips, len(index))), num_workers=0
-    )
+    try:
+        autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), device, torch.float32)
+        autoencoder.latent_shape(*data.size)
+        index = ShardIndex.open(arguments.data_path)
+        plan = Plan.from_config(index, data, 0, sequential=True)
+    except ValueError as error:
+        exit_with(str(error).splitlines(), 0)
+    clips = ClipLoader(plan, data, range(min(arguments.clips, len(index))), num_workers=0)
     latents, quality = [], []
     for clip in clips:
         frames_TCHW = clip.frames_TCHW
@@ -59,4 +69,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "nothing was written")

@@ -8,16 +8,24 @@ The file needs no network and no other file. With --model it also shows what an 
 the page are filtered by its link as well: report.html#q=cat&min_score_aesthetic=5&sort=duration.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from tqdm import tqdm
 
+from vidtron.config.arguments import MOST_WORKERS, location, number_in, path_name
 from vidtron.config.cli import parse as parse_run
+from vidtron.config.folders import folder_error
+from vidtron.config.ranges import Range, field_range, refusals, shown
+from vidtron.config.training import TrainingConfig
 from vidtron.data.checks_numbers import check_numbers
 from vidtron.data.planning.blend import split_weights
 from vidtron.data.planning.plan import Plan
@@ -35,23 +43,47 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--data-path", nargs="+", required=True, metavar="SHARDS", help="folders, or URLs, with or without weights"
+        "--data-path",
+        type=location,
+        nargs="+",
+        required=True,
+        metavar="SHARDS",
+        help="folders, or URLs, with or without weights",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the page; is overwritten")
-    parser.add_argument("--samples", type=int, default=200, metavar="N", help="clips shown, at most (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of these, and of the run (default: 0)")
+    parser.add_argument("--output", type=path_name, required=True, metavar="FILE", help="the page; is overwritten")
     parser.add_argument(
-        "--table", type=Path, metavar="PARQUET", help="curation table whose numbers are shown as well, by key or path"
+        "--samples",
+        type=number_in(int, Range(0, 1_000_000)),
+        default=200,
+        metavar="N",
+        help="clips shown, at most (default: 200)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=number_in(int, field_range(TrainingConfig, "seed")),
+        default=0,
+        help="of the choice of these, and of the run (default: 0)",
+    )
+    parser.add_argument(
+        "--table",
+        type=path_name,
+        metavar="PARQUET",
+        help="curation table whose numbers are shown as well, by key or path",
     )
     parser.add_argument("--model", choices=preset_names(), help="preset of the run whose buckets or size are shown")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="decoding threads (default: CPUs)"
+        "--workers",
+        type=number_in(int, MOST_WORKERS),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="decoding threads (default: CPUs)",
     )
     arguments, run_flags = parser.parse_known_args(argv)
-    if arguments.samples < 0:
-        parser.error(f"--samples {arguments.samples}: accepted: 0 or more")
     if arguments.output.suffix not in (".html", ".htm"):
         parser.error(f"--output {arguments.output}: accepted: a file name that ends in .html")
+    problem = folder_error(arguments.output.parent)
+    if problem is not None:
+        parser.error(f"--output {shown(str(arguments.output))}: {problem}")
     if run_flags and arguments.model is None:
         parser.error(f"{' '.join(run_flags)}: accepted with --model, whose run they belong to")
     return arguments, run_flags
@@ -70,8 +102,9 @@ def opened(arguments: argparse.Namespace, run_flags: list[str]) -> tuple[ShardIn
 
     given = ["--model", arguments.model, "--seed", str(arguments.seed), *run_flags]
     run = parse_run(given, preset, preset_names(), prog="report_dataset.py")
-    if errors := list(check_numbers(run)):
-        raise ValueError("\n".join(errors))
+    errors = [*(refusal.message for refusal in refusals(run)), *check_numbers(run)]
+    if errors:
+        raise ValueError("\n".join(dict.fromkeys(errors)))
     index = ShardIndex.open(folders, ShardCache.from_config(run.data))
     fit = clip_fit(family_of(run.model), run)
     return index, Plan.from_config(index, run.data, run.training.seed, fit, weights=weights)
@@ -104,4 +137,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run_tool(main, "nothing was written")

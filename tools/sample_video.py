@@ -6,14 +6,22 @@ Under torchrun the model is spread as in training (--tensor-model-parallel-size,
 the prompts, or the two halves of guidance. Exit status: 0 all videos are written, 1 some prompts failed, 2 refused.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-import tyro
 from tqdm import tqdm
 
 from vidtron.config.errors import ConfigurationError, refuse
+from vidtron.config.folders import folder_error
+from vidtron.config.program import parse_arguments
+from vidtron.config.ranges import Range, refusals, shown
 from vidtron.config.world import World
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt, read_prompts
@@ -34,14 +42,14 @@ class Arguments:
     image, seed, negative_prompt."""
     image: list[Path] = field(default_factory=list)
     """Image-to-video models: the image that the videos start from, one for all prompts or one for each --prompt."""
-    first_number: int = 0
+    first_number: Annotated[int, Range(0, 1_000_000_000)] = 0
     """Number of the first prompt; the noise of a video depends on it."""
 
 
 def main() -> None:
     """Parse, check, sample."""
-    arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,), description=__doc__)
-    world = World.from_environment()
+    arguments = parse_arguments(Arguments, sys.argv[1:], __doc__)
+    world = World.of_launcher()
     config = arguments.sampling
     try:
         run = sampled_run(config, world)
@@ -59,11 +67,12 @@ def main() -> None:
     except ValueError as error:
         refuse(str(error).splitlines(), world)
         raise
-    errors = check(config, run, world, prompts)
+    errors = [*(refusal.message for refusal in refusals(arguments)), *check(config, run, world, prompts)]
     if not prompts:
         errors.append("--prompt: missing; accepted: one text or more, or --prompts-file")
-    if arguments.first_number < 0:
-        errors.append(f"--first-number {arguments.first_number}; accepted: 0 or more")
+    problem = folder_error(arguments.output.output) if world.rank == 0 else None
+    if problem is not None:
+        errors.append(f"--output {shown(str(arguments.output.output))}: {problem}")
     refuse(errors, world)
 
     files = VideoFiles(arguments.output, config, run, world)
@@ -88,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    signals.run_tool(main, "the videos that were written are whole")

@@ -54,7 +54,19 @@ def contents(folder: Path) -> dict[str, Tensor]:
 
 
 def assert_same(folder: Path, expected: Path) -> None:
-    """The same tensors, bit for bit."""
+    """The same tensors, bit for bit; tables that are computed in fp32, to its rounding."""
     ours, theirs = contents(folder), contents(expected)
     assert ours.keys() == theirs.keys()
-    assert [name for name in theirs if not bits_equal(ours[name], theirs[name])] == []
+    assert different(ours, theirs) == []
+
+
+def different(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not the same."""
+    return [name for name in theirs if not _same(name, ours[name], theirs[name])]
+
+
+def _same(name: str, ours: Tensor, theirs: Tensor) -> bool:
+    if not name.endswith(("freqs_sin", "freqs_cos")):
+        return bits_equal(ours, theirs)
+    # Upstream's and ours: sine or cosine, off by a last bit each (6e-8 below 1), of angles off by a last bit each.
+    return ours.dtype == theirs.dtype and torch.allclose(ours, theirs, rtol=0, atol=4 * 2.0**-23)

@@ -1,5 +1,7 @@
 """Names of checkpoints, and which are complete."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,23 @@ def test_the_last_good_one_stays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--keep-latest 0; accepted: 1 or more"):
         folders.prune(tmp_path, 0)
     assert folders.latest(tmp_path) is not None
+
+
+def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+    """Its folder is locked as long as the process, or one that it forked to write, lives."""
+    program = (
+        "import sys, time; from pathlib import Path; from vidtron.checkpoint import folders\n"
+        "folders.begin(Path(sys.argv[1]), 5); print('begun', flush=True); time.sleep(1000)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "begun\n"
+    folders.clear_unfinished(tmp_path)
+    assert (tmp_path / "unfinished_iter_0000005").is_dir()
+    folders.discard(folders.begin(tmp_path, 6))
+    with pytest.raises(OSError, match="another process is writing unfinished_iter_0000005"):
+        folders.begin(tmp_path, 5)
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    folders.clear_unfinished(tmp_path)
+    assert not list(tmp_path.iterdir())

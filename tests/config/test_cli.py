@@ -106,7 +106,7 @@ def test_every_mistake_of_flags_and_yaml_is_told_at_once(tmp_path: Path, capsys:
         ["bf16", "yes please", "true or false"],
         ["train_iters", "3.5", "a whole number"],
         ["cp_comm_type", "p3p", "a2a, all_gather"],
-        ["rampup_batch_size", "3 values, each a whole number or none"],
+        ["rampup_batch_size", "3 values, each a whole number, 1 to 1,000,000,000,000 or none"],
         ["--lr abc", "a number"],
         ["--tensor-model-parallel 2", "--tensor-model-parallel-size"],
         ["--no-bf16 true", "takes no value"],
@@ -156,6 +156,64 @@ def test_yaml_that_is_no_flat_mapping(text: str, message: str, tmp_path: Path, c
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train_iters: 1\nlr: 2001-99-99\n", "'2001-99-99' is no value (line 2)"),
+        ("lr: !!int abc\n", "'abc' is no value (line 1)"),
+        ("lr: " + "9" * 5000, "999' is no value (line 1)"),
+        ("seed: 0x" + "f" * 5000, "seed: a number of thousands of digits; accepted: a whole number, 0 to"),
+        ("lr: " + "[" * 3000, "nested too deep (line 1)"),
+        ("lr: " + "[" * 3000 + "]" * 3000, "nested too deep (line 1)"),
+        ("a: &a 1\nlr: *a\n", "anchors (&) and aliases (*) are not accepted; write the value out (line 1)"),
+        ("<<: {lr: 1}\n", "accepted as a key: a plain word (line 1)"),
+        ("? [1]\n: 2\n", "accepted as a key: a plain word (line 1)"),
+        ("lr: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("lr: !!set {1}\n", "lr: {1}; accepted: a number"),
+        ('lr: "\\0"\n', "lr: '\\x00'; accepted: a number"),
+        ("#" * 600_000, "larger than 524,288 bytes"),
+        ("\0", "not YAML"),
+        ("a: 1\n---\na: 2\n", "not YAML"),
+    ],
+    ids=lambda text: text[:20].encode("unicode_escape").decode(),
+)
+def test_hostile_yaml_is_one_error(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    (error,) = refused(capsys, "--model", "small", "--config", str(file))
+    assert message in error and str(file) in error and len(error) < 600
+
+
+def test_an_alias_bomb_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Written out, it would be 9^9 words."""
+    file = tmp_path / "run.yaml"
+    lines = [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 10)]
+    file.write_text("b0: &b0 [x]\n" + "".join(lines) + "lr: *b9\n")
+    (error,) = refused(capsys, "--model", "small", "--config", str(file))
+    assert "aliases (*) are not accepted" in error
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "a\0b", "\ud800"])
+def test_names_of_the_configuration_file(name: str, capsys: pytest.CaptureFixture):
+    (error,) = refused(capsys, "--model", "small", f"--config={name}")
+    assert error.startswith("--config ")
+
+
+def test_an_empty_word_is_no_path(capsys: pytest.CaptureFixture, tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("load: ''\n")
+    errors = refused(capsys, "--model", "small", "--save", "", "--config", str(file))
+    assert errors == [
+        f"{file}: load: ''; accepted: a path or none",
+        "--save '': wrong value; accepted: a path or none",
+    ]
+
+
+def test_the_last_flag_of_a_name_counts():
+    config = parse(*"--model small --lr 1 --bf16 --data-path a b --no-bf16 --lr 2 --data-path c".split())
+    assert (config.optimizer.lr, config.precision.bf16, config.data.data_path) == (2.0, False, ["c"])
+
+
 def test_only_rank_0_prints(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr("vidtron.config.errors.HEAD_START_SECONDS", 0.0)
@@ -173,6 +231,7 @@ def test_help_is_grouped_and_fits(capsys: pytest.CaptureFixture, monkeypatch: py
     text = capsys.readouterr().out
     assert "those of --model small" in text
     assert "(default: 17)" in text
+    assert "(accepted: 1 to 65536)" in text
     assert "over two lines. (default: 1 2 2)" in text
     assert max(len(line) for line in text.splitlines()) <= 100
     for group in ("Test network", "Parallel layout", "Optimizer", "Frozen encoders", "Logging"):

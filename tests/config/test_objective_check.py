@@ -53,10 +53,10 @@ def test_accepted(values):
     [
         ({"density_mode_scale": 2.0}, "--density-mode-scale 2; accepted: -1 to 1.75"),
         ({"timestep_range": (0.5, 0.5)}, "--timestep-range 0.5 0.5; accepted: 0 <= FROM < TO <= 1"),
-        ({"timestep_range": (0.5, 1.5)}, "--timestep-range 0.5 1.5"),
-        ({"timestep_shift": 0.0}, "--timestep-shift 0; accepted: more than 0"),
+        ({"timestep_range": (0.5, 1.5)}, "--timestep-range 1.5; accepted: 0 to 1"),
+        ({"timestep_shift": 0.0}, "--timestep-shift 0; accepted: 0.001 to 1000"),
         ({"snr_gamma": -1.0}, "--snr-gamma -1"),
-        ({"offset_noise": -0.1}, "--offset-noise -0.1; accepted: 0 or more"),
+        ({"offset_noise": -0.1}, "--offset-noise -0.1; accepted: 0 to 100"),
         ({"text_dropout": 1.5}, "--text-dropout 1.5; accepted: 0 to 1"),
         ({"image_dropout": -0.5}, "--image-dropout -0.5"),
         (

@@ -69,6 +69,8 @@ def test_tables_of_other_kinds(tmp_path):
 def test_what_is_no_table(tmp_path):
     (tmp_path / "a.parquet").write_text("nothing")
     (tmp_path / "a.txt").write_text("nothing")
-    for name, message in (("a.parquet", "cannot be read"), ("a.txt", "accepted"), ("b.csv", "no such file")):
+    (tmp_path / "deep.jsonl").write_text('{"path": "x"}\n{"path": "y", "z": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    deep = ("deep.jsonl", r"deep\.jsonl: cannot be read \(line 2: it is nested deeper")
+    for name, message in (deep, ("a.parquet", "cannot be read"), ("a.txt", "accepted"), ("b.csv", "no such file")):
         with pytest.raises(CurationError, match=message):
             read_table(tmp_path / name)

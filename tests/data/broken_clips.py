@@ -6,6 +6,7 @@ an index that knows nothing of it would give it.
 
 import io
 import os
+import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +37,9 @@ def instead(sample: Sample, content: bytes) -> Sample:
     offset, size = sample.members["mp4"]
     assert len(content) <= size
     overwrite(sample, content)
+    member = tarfile.TarInfo(f"{sample.key}.mp4")
+    member.size = len(content)
+    overwrite(sample, member.tobuf(), at=-tarfile.BLOCKSIZE)
     return replace(sample, members={**sample.members, "mp4": (offset, len(content))})
 
 

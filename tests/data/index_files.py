@@ -13,7 +13,8 @@ from vidtron.data.shards.sample import IndexRow
 def facts(frames: int = 10, **changed: Any) -> ClipFacts:
     """A regular clip of 72 x 48 pixels at 10 frames a second."""
     values = {"width": 72, "height": 48, "fps": 10.0, "codec": "vp9", "pixel_format": "yuv420p", "plain": True}
-    return ClipFacts(**{"frames": frames, "duration": frames / 10, **values, **changed})
+    values |= changed
+    return ClipFacts(**{"frames": frames, "duration": frames / values["fps"], **values})
 
 
 def row(key: str, clip: ClipFacts, shard: str = "s.tar", media: str = "mp4", **further: Any) -> IndexRow:
@@ -27,7 +28,8 @@ def write_index(folder: Path, rows: Iterable[IndexRow], rows_per_batch: int = 65
     shards = {}
     with IndexWriter(folder, scores, rows_per_batch) as writer:
         for one in rows:
-            shards[one.shard] = 10240
+            ends = [offset + size for offset, size in one.members.values()]
+            shards[one.shard] = max(shards.get(one.shard, 10240), *ends)
             writer.add(one)
         writer.finish(shards)
     return folder

@@ -121,6 +121,21 @@ def test_a_json_that_has_changed_is_a_bad_sample(tmp_path: Path) -> None:
         sample.caption()
 
 
+def test_a_json_of_another_sample_is_a_bad_sample(tmp_path: Path) -> None:
+    """The tar's header before it must name it."""
+    index_shards(IndexOptions(mixed(tmp_path), caption_key="captions.long"))
+    path = tmp_path / "x.tar"
+    with tarfile.open(path) as tar:
+        member = tar.getmember("json.json")
+    member.name = "else.json"
+    content = bytearray(path.read_bytes())
+    content[member.offset : member.offset_data] = member.tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(content)
+    sample = ShardIndex.open([tmp_path])[1]
+    with pytest.raises(DamagedSampleError, match=r"sample json .* its \.json: the index leads to else\.json instead"):
+        sample.caption()
+
+
 @pytest.mark.parametrize("kind", ["tar", "folder", "jsonl", "csv"])
 def test_builds(tmp_path: Path, kind: str) -> None:
     clips = tmp_path / "clips"

@@ -44,7 +44,7 @@ def test_paths(folder: str, tmp_path: Path) -> None:
 
 def test_numbers_are_all_told_at_once(folder: str) -> None:
     found = errors(folder, num_frames=0, height=0, width=-3, fps=0.0, num_workers=-1, prefetch_samples=-2)
-    flags = ["--num-frames", "--height", "--width", "--num-workers", "--prefetch-samples", "--fps"]
+    flags = ["--num-frames", "--height", "--width", "--fps", "--num-workers", "--prefetch-samples"]
     assert [e.split()[0] for e in found] == flags
     assert all("accepted" in e for e in found)
 

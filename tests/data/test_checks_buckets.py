@@ -68,9 +68,9 @@ def test_numbers_are_all_told_at_once() -> None:
         bucket_batch_multiple=0,
         global_batch_tokens=0,
     )
-    flags = "shuffle-slice shuffle-window frame-interval bucket-batch-multiple max-bad-samples data-cache-gib"
+    flags = "global-batch-tokens bucket-batch-multiple shuffle-slice shuffle-window frame-interval max-bad-samples"
     assert [e.split()[0] for e in found] == [
-        *(f"--{flag}" for flag in flags.split()), "--global-batch-tokens", "--global-batch-tokens"
+        *(f"--{flag}" for flag in flags.split()), "--data-cache-gib", "--global-batch-tokens"
     ]  # fmt: skip
     assert all("accepted" in e for e in found)
 

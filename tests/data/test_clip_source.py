@@ -65,6 +65,8 @@ def test_text_is_a_caption_column_too(tmp_path: Path) -> None:
         ("t.csv", "path,caption\n,b\n", "row 1 has an empty path"),
         ("t.jsonl", "{\n", "line 1 is no JSON"),
         ("t.jsonl", "[1]\n", "no JSON object"),
+        ("t.jsonl", '{"path": ' + "[" * 100_000 + "\n", r"t\.jsonl: line 1 is no JSON \(it is nested deeper than"),
+        ("t.csv", "path,caption\na.mp4," + "x" * 200_000 + "\n", r"t\.csv: cannot be read \(field larger than"),
         ("t.jsonl", "", "no clips in it"),
         ("t.xml", "", "accepted: a folder, or a .csv"),
     ],

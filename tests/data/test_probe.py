@@ -62,3 +62,36 @@ def test_length_without_decoding(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(clip_bytes(25, "h264", container=container))
         assert seconds_of_video(path) == pytest.approx(2.5, abs=0.11)
+
+
+def claiming(content: bytes, table: bytes, place: int, value: bytes) -> bytes:
+    """An mp4 in which a table says something else."""
+    start = content.index(table) + 4 + place
+    return content[:start] + value + content[start + len(value) :]
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "value", "message"),
+    [
+        (b"vp09", 24, bytes.fromhex("7530 7530"), "it claims 30000 x 30000 pixels; accepted: at most 16384 a side"),
+        (b"tkhd", 76, bytes.fromhex("7530 0000 7530 0000"), "it claims 30000 x 30000 pixels"),
+    ],
+)
+def test_claims_beyond_all_clips_are_refused_unread(table, place, value, message, tmp_path: Path) -> None:
+    content = claiming(clip_bytes(5, "vp9"), table, place, value)
+    path = tmp_path / "claim.mp4"
+    path.write_bytes(content)
+    for source in (content, path):
+        with pytest.raises(UndecodableError, match=message):
+            probe(source)
+    with pytest.raises(UndecodableError, match=message):
+        list(decode(content, probe(clip_bytes(5, "vp9")), [0]))
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_FPS", 9.0), ("MOST_SECONDS", 0.45), ("MOST_FRAMES", 4)])
+def test_more_than_the_limits_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str, value: float) -> None:
+    from vidtron.data.building import probe as module
+
+    monkeypatch.setattr(module, limit, value)
+    with pytest.raises(UndecodableError, match=r"accepted: at most|more than 4 frames"):
+        probe(clip_bytes(5, "vp9", fps=10))

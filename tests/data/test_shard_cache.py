@@ -133,9 +133,9 @@ def test_two_processes_copy_once(store: Path, tmp_path: Path) -> None:
     processes = [context.Process(target=_read_many, args=(cache, store, barrier, results)) for _ in range(2)]
     for process in processes:
         process.start()
-    assert [results.get(timeout=30) for _ in processes] == [[b"\0", b"\1", b"\2"]] * 2
+    assert [results.get(timeout=300) for _ in processes] == [[b"\0", b"\1", b"\2"]] * 2
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=300)
     assert sorted((tmp_path / "log").read_text().split()) == [url(store, number) for number in range(3)]
 
 
@@ -151,8 +151,8 @@ def test_processes_that_drive_out_each_others_copies_read_what_is_right(store: P
     processes = [context.Process(target=_read_around, args=(cache, store, seed, results)) for seed in range(3)]
     for process in processes:
         process.start()
-    assert all(all(results.get(timeout=60)) for _ in processes)
+    assert all(all(results.get(timeout=300)) for _ in processes)
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=300)
     read(cache, store, 0)
     assert len(copies(cache)) <= 2

@@ -1,5 +1,6 @@
 """Tars that webdataset reads one after the other, as inputs of a build and of an index."""
 
+import errno
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ import webdataset
 
 from tests.data.clip_files import clip_bytes, damaged, image_bytes
 from tests.data.tar_files import write_tar
+from vidtron.config.storage import StorageError
 from vidtron.data.building import shard_writer
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.shard_indexer import IndexOptions, folders_of, index_shards
@@ -159,7 +161,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         )
     inputs = (str(tmp_path / "{x,y}.tar.gz"),)
     built(tmp_path / "whole", *inputs, samples_per_shard=2)
-    make = shard_writer._make
+    make = shard_writer.make_piece
     made: list[str] = []
 
     def stumble(piece: shard_writer.Piece, codec: Any) -> object:
@@ -168,10 +170,11 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return make(piece, codec)
 
-    monkeypatch.setattr(shard_writer, "_make", stumble)
+    monkeypatch.setattr(shard_writer, "make_piece", stumble)
     options = BuildOptions(inputs, tmp_path / "broken", "copy", samples_per_shard=2, workers=workers)
     with pytest.raises(KeyboardInterrupt):
         build(options)
+    assert not list((tmp_path / "broken").glob("*.tmp")) and not list((tmp_path / "broken").glob(".*.tmp"))
     made[:] = ["y1"]
     build(options)
     assert sorted(made[1:]) == ["y0", "y1", "y2", "y3"]
@@ -180,20 +183,42 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert build(options).already_complete
 
 
+def test_what_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "x.tar", {**sample("x0"), **sample("x1")})
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vidtron.data.building.shard_file._add_sample", full)
+    with pytest.raises(StorageError, match=r"out: cannot be written \(No space left on device\); make room there"):
+        built(tmp_path / "out", str(tmp_path / "x.tar"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".build"]
+
+
+def test_words_longer_than_a_name(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", sample("x0"))
+    comment = "x" * 300
+    assert built(tmp_path / "out", f"pipe:cat {tmp_path}/x.tar # {comment}")[0].samples == 1
+    joined = "::".join([str(tmp_path / "x.tar")] * 200)
+    assert built(tmp_path / "joined", joined)[0].samples == 1
+    with pytest.raises(BuildError, match=r"a name too long for a file system; accepted: at most 255 bytes"):
+        built(tmp_path / "none", f"{tmp_path}/{{a,b}}{comment}.tar")
+
+
 def test_another_input_is_no_continuation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output of a command is not known beforehand."""
     for name in "xy":
         write_tar(tmp_path / f"{name}.tar", {**sample(f"{name}0"), **sample(f"{name}1")})
     options = BuildOptions((f"pipe:cat {tmp_path}/now.tar",), tmp_path / "out", "copy", samples_per_shard=1, workers=1)
     (tmp_path / "now.tar").symlink_to(tmp_path / "x.tar")
-    make = shard_writer._make
+    make = shard_writer.make_piece
 
     def stop(piece: shard_writer.Piece, codec: Any) -> object:
         if piece.key == "x1":
             raise KeyboardInterrupt
         return make(piece, codec)
 
-    monkeypatch.setattr(shard_writer, "_make", stop)
+    monkeypatch.setattr(shard_writer, "make_piece", stop)
     with pytest.raises(KeyboardInterrupt):
         build(options)
     (tmp_path / "now.tar").unlink()

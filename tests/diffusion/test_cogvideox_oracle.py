@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.diffusion.toy import DATA, cogvideox_velocity, read_json
+from tests.last_bits import moved_tables
 from vidtron.diffusion.denoising import Denoised, Denoiser
 from vidtron.diffusion.guidance import DynamicScale, guided
 from vidtron.diffusion.levels import sampling_levels
@@ -63,7 +64,10 @@ def test_denoiser_coefficients(shift):
     expected = {name.split("/")[1]: values for name, values in stored.items() if name.startswith(f"shift{shift}/")}
     alpha, sigma = ours.alpha(expected["idx"]), ours.sigma(expected["idx"])
     one, none = torch.ones_like(alpha), torch.zeros_like(alpha)
-    close = {"rtol": 0, "atol": 1e-6}
+    # sigma = sqrt(1 - alpha^2) is made of an alpha that is rounded to fp32 as IEEE 754 defines, and as upstream does;
+    # a last bit of it that was moved on purpose comes back divided by sigma.
+    moved = 2.0**-24 / expected["c_out"].abs().min().item() if moved_tables() else 0.0
+    close = {"rtol": 0, "atol": 1e-6 + moved}
     torch.testing.assert_close(alpha, expected["alpha"], **close)
     torch.testing.assert_close(Velocity().x0(one, none, alpha, sigma), expected["c_skip"], **close)
     torch.testing.assert_close(Velocity().x0(none, one, alpha, sigma), expected["c_out"], **close)
@@ -90,7 +94,10 @@ def test_loss(name):
     if "random_idx" in name:
         assert torch.equal(torch.randint(0, 1000, idx.shape, generator=generator), idx)
     drawn = torch.randn(x0.shape, generator=generator, dtype=case["noise_randn"].dtype)
-    assert torch.equal(drawn.float(), noise)
+    # randn is a radius of up to 5.8 times the cosine of an angle of up to 2 pi, of which the last bit (5e-7) is the
+    # processor's; then come the dtype's own last bits.
+    last_bits = 2 * torch.finfo(drawn.dtype).eps
+    torch.testing.assert_close(drawn.float(), noise, rtol=last_bits, atol=5.8 * 5e-7)
     if level := flags.get("offset_noise_level"):
         noise = add_offset(noise, per_sample(torch.randn(len(idx), generator=generator), noise), level)
     weighted = "type" in flags or "min_snr_value" in flags

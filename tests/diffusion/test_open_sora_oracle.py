@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.diffusion.toy import DATA, frames_second, open_sora_output, read_json
+from tests.last_bits import moved_tables
 from vidtron.diffusion.continuous import FlowSchedule, resolution_shift, shift_fractions
 from vidtron.diffusion.denoising import Denoiser
 from vidtron.diffusion.density import mirrored, speed_density, speed_probabilities, speed_turn
@@ -25,11 +26,25 @@ RFLOW = load_file(DATA / "opensora" / "rflow.safetensors")
 RFLOW_FACTS = read_json("opensora/rflow.json")
 SCHEDULE = DDPMSchedule.linear()
 CLOSE = {"rtol": 0, "atol": 1e-4}
+LAST_BIT = 2.0**-24
+"""Of fp32 numbers from 1/2 to 1."""
 
 
 def iddpm(name):
     """A tensor of the loss cases, frames second."""
     return frames_second(IDDPM[f"loss/{name}"])
+
+
+def carried(alpha_bar):
+    """By how much, relatively, a posterior moves if its fp32 squared signal levels are off by a last bit: [N].
+
+    It is made of 1 - alpha_bar at a timestep and at the one before. As upstream we round alpha_bar to fp32 first,
+    which IEEE 754 defines: only tables that were moved on purpose may differ so.
+    """
+    if not moved_tables():
+        return torch.zeros(len(alpha_bar))
+    lost = LAST_BIT / (1 - alpha_bar)
+    return (lost + torch.cat((torch.zeros(1), lost[:-1]))).float()
 
 
 @pytest.mark.parametrize(("name", "kept"), [("train1000", None), ("sample100", "100"), ("sample10", "10")])
@@ -47,7 +62,9 @@ def test_tables(name, kept):
         "posterior_mean_coef2": posterior.noisy_factor,
     }
     for table, values in ours.items():
-        torch.testing.assert_close(values.float(), IDDPM[f"sched/{name}/{table}"], rtol=1e-6, atol=1e-6, msg=table)
+        expected = IDDPM[f"sched/{name}/{table}"]
+        allowed = 1e-6 + (1e-6 + carried(SCHEDULE.alpha_bar[timesteps])) * expected.abs()
+        assert ((values.float() - expected).abs() <= allowed).all(), table
 
 
 def test_betas():
@@ -154,8 +171,19 @@ def test_ddim_sampling():
 
 
 def test_speed():
-    sigma = (1 - Posterior(SCHEDULE.alpha_bar).alpha_bar).sqrt()
-    torch.testing.assert_close(speed_probabilities(sigma), IDDPM["speed/p"], rtol=1e-6, atol=1e-9)
+    """Upstream's noise levels are roots in fp32, ours in fp64: a slope is off by up to a last bit."""
+    _, sigma = SCHEDULE.levels(range(1000))
+    (slope,) = torch.gradient(sigma)
+    lowest, highest = (torch.tanh(1e6 * (slope + off - 1e-4)) + 1.5 for off in (-LAST_BIT, LAST_BIT))
+    upstreams = IDDPM["speed/p"].double()
+    assert (upstreams > lowest / highest.sum() * (1 - 1e-6)).all()
+    assert (upstreams < highest / lowest.sum() * (1 + 1e-6)).all()
+    ours = speed_probabilities(sigma)
+    assert ours.sum().item() == pytest.approx(1, abs=1e-12)
+    level = highest - lowest < 1e-6  # where tanh has reached -1 or 1, and only the sum is not exact
+    assert level.sum() > 980
+    sums = (highest.sum() / lowest.sum() - 1).item()
+    torch.testing.assert_close(ours[level], upstreams[level], rtol=sums, atol=0)
     assert speed_turn(sigma) == FACTS["speed/meaningful_steps"]
     weight = P2()(SCHEDULE.alpha_table, SCHEDULE.sigma_table, torch.ones(1000), 2)
     torch.testing.assert_close(weight, IDDPM["speed/weights"], rtol=0, atol=1e-6)

@@ -55,6 +55,8 @@ def rank_process(rank: int, world_size: int, port: int, mark: str, run: Any, fau
         "OMP_NUM_THREADS": "1",
         MARK: mark,
     }
+    # Tests started in the background of a shell ignore SIGINT, and so would the ranks.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     train_with(rank, run, fault)
 
 
@@ -97,6 +99,11 @@ def _signal(number: signal.Signals) -> Callable[[Trainer, Any], None]:
     return lambda trainer, batches: os.kill(os.getpid(), number)
 
 
+def _interrupt_twice(trainer: Trainer, batches: Any) -> None:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def _kill_decoder(trainer: Trainer, batches: Any) -> None:
     os.kill(batches._source.loader._work._workers.processes()[0], signal.SIGKILL)
 
@@ -109,6 +116,7 @@ FAULTS: dict[str, Callable[[Trainer, Any], None]] = {
     "bug": _stumble,
     "SIGKILL": _signal(signal.SIGKILL),
     "SIGINT": _signal(signal.SIGINT),
+    "SIGINT twice": _interrupt_twice,
     "SIGTERM": _signal(signal.SIGTERM),
     "decoder killed": _kill_decoder,
 }

@@ -12,7 +12,7 @@ from tests.distributed.test_kill_save import fresh_process  # noqa: F401
 from vidtron.checkpoint import completed, iteration_of
 
 STEPS = 6
-SECONDS_TO_END = 30.0
+SECONDS_TO_END = 240.0
 """Far below the ten minutes that a collective waits; the machine may be busy."""
 
 
@@ -36,7 +36,7 @@ def run_ranks(process, ranks: int, mark: str, *args) -> list[int]:
 
 
 def nothing_lives(mark: str) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while living(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not living(mark)
@@ -54,7 +54,7 @@ CASES = [
     ("reads refused", "PP2", 2),
     ("SIGKILL", "TP2", 2),
     ("SIGKILL", "DP2 x PP2", 1),
-    ("SIGINT", "DP2", 0),
+    ("SIGINT twice", "DP2", 0),
 ]
 
 
@@ -82,7 +82,7 @@ def test_all_ranks_end(fresh_process, pool, shards, expected, tmp_path, fault, n
     assert pool.run(train, layout.ranks, run)[0].losses == pytest.approx(expected[saved:], rel=1e-5)
 
 
-@pytest.mark.parametrize(("fault", "done"), [("SIGTERM", 4), ("decoder killed", STEPS)])
+@pytest.mark.parametrize(("fault", "done"), [("SIGTERM", 4), ("SIGINT", 4), ("decoder killed", STEPS)])
 def test_the_run_is_saved(fresh_process, pool, shards, expected, tmp_path, fault, done):  # noqa: F811
     flags = {"train_iters": STEPS, "decoder": "pyav", "num_workers": 1, "encode_ahead": 2, "save": tmp_path / "run"}
     run = small_run(shards, **flags, tensor_model_parallel_size=2)

@@ -9,7 +9,7 @@ from tests.distributed.rank_pool import RankFailure
 from vidtron.config.world import World
 from vidtron.parallel import PatientBarrier, barrier, initialized
 
-TIMEOUT_SECONDS, LATE_SECONDS = 4, 6
+TIMEOUT_SECONDS, LATE_SECONDS = 10, 13  # the shorter must last for connecting on a busy machine
 
 
 def meet(rank: int, patiently: bool) -> float:
@@ -28,6 +28,7 @@ def meet(rank: int, patiently: bool) -> float:
         return time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_a_rank_may_be_late(pool):
     assert min(pool.run(meet, 2, True)) > LATE_SECONDS - 1
     with pytest.raises(RankFailure, match=r"(?i)timed? ?out"):

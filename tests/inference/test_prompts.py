@@ -43,14 +43,18 @@ def test_one_image_for_all_or_one_for_each():
 
 def test_every_bad_line_is_named(tmp_path):
     lines = ['{"prompt": "fine"}', "{", "[]", '{"text": 1}', '{"prompt": "x", "sed": 1}', '{"prompt": 3}',
-             '{"prompt": "x", "seed": "1"}', '{"prompt": "x", "seed": true}']  # fmt: skip
+             '{"prompt": "x", "seed": "1"}', '{"prompt": "x", "seed": true}', "[" * 100_000,
+             '{"prompt": "\\ud800"}']  # fmt: skip
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     with pytest.raises(ConfigurationError) as raised:
         read_prompts([], tmp_path / "p.jsonl", [], seed=1)
     start = f"--prompts-file {tmp_path / 'p.jsonl'}, line "
-    assert [error.removeprefix(start).split(":")[0] for error in raised.value.errors] == list("2345678")
+    assert [error.removeprefix(start).split(":")[0] for error in raised.value.errors] == [
+        str(line) for line in range(2, 11)
+    ]
     for part in ("Expecting", 'with "prompt"', 'with "prompt"', "unknown key 'sed'; accepted: prompt, image, seed",
-                 "prompt 3; accepted: a text", "a whole number", "seed True"):  # fmt: skip
+                 "prompt 3; accepted: a text", "a whole number", "seed True", "nested deeper",
+                 "half of a surrogate pair"):  # fmt: skip
         assert any(part in error for error in raised.value.errors), part
 
 

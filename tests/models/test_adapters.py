@@ -24,7 +24,7 @@ def errors_of(**flags) -> list[str]:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"lora_rank": 0}, "--lora-rank 0; accepted: 1 or more"),
+        ({"lora_rank": 0}, "--lora-rank 0; accepted: 1 to 4096"),
         ({"lora_rank": 2, "lora_alpha": 0.0}, "--lora-alpha 0; accepted: more than 0"),
         ({"lora_rank": 2, "lora_dropout": 1.0}, "--lora-dropout 1; accepted: 0 or more and less than 1"),
         ({"lora_alpha": 2.0}, "--lora-alpha 2.0: there are no adapters; accepted: with --lora-rank"),

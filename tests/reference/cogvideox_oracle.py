@@ -21,6 +21,7 @@ from vidtron.models.cogvideox.checkpoint_names import SAT_TABLES, sat_rows
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.layers.checkpoint_rules import to_ours, to_theirs
+from vidtron.models.layers.embeddings import sinusoid
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
 from vidtron.parallel import Groups, initialized
@@ -199,3 +200,25 @@ def sampled(gradient: Tensor) -> Tensor:
     """The elements of a gradient that `expected_gradients` holds."""
     flat = gradient.flatten()
     return flat if flat.numel() <= 256 else flat[:: max(1, flat.numel() // 64)]
+
+
+class _Sinusoid(torch.nn.Module):
+    """diffusers' embedding of timesteps with its frequencies in fp64.
+
+    diffusers takes their exponentials in fp32. The last bit, which the processor chooses, is 6e-5 of an angle at
+    timestep 999 and moves outputs by up to 7e-5: more than is asked of everything else.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        return sinusoid(timesteps, self.width)
+
+
+def exact_times(model: Any, timesteps: Tensor) -> None:
+    """Give diffusers' network frequencies in fp64, which are its own to the rounding that it has at `timesteps`."""
+    exact = _Sinusoid(model.time_proj.num_channels)
+    torch.testing.assert_close(model.time_proj(timesteps), exact(timesteps), rtol=0, atol=1.5e-4)
+    model.time_proj = exact

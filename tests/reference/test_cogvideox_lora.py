@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.reference.cogvideox_oracle import DATA, NETWORKS, folder, load_weights, run_config, sat_state
+from tests.reference.cogvideox_oracle import DATA, NETWORKS, exact_times, folder, load_weights, run_config, sat_state
 from vidtron.checkpoint import take_adapters
 from vidtron.checkpoint.lora_adapters import Adapter
 from vidtron.checkpoint.lora_diffusers import write_diffusers
@@ -123,6 +123,7 @@ def in_diffusers(path, inputs, *, ignore_header=False):
     state, header = CogVideoXPipeline.lora_state_dict(str(path), return_lora_metadata=True)
     assert all("lora" in key for key in state)  # load_lora_weights refuses anything else
     network.load_lora_adapter(state, metadata=None if ignore_header else header, prefix="transformer")
+    exact_times(network, inputs["timesteps"])
     with torch.no_grad():
         return network(
             hidden_states=inputs["x"], encoder_hidden_states=inputs["context"], timestep=inputs["timesteps"]

@@ -66,7 +66,7 @@ def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     shared = ("--input", source, "--codec", "vp9", "--samples-per-shard", 2, "--workers", 1)
     out = tmp_path / "killed"
     process = start(*shared, "--output", out)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (out / "shard-000001.tar").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     clip = clip_bytes(40, height=240, width=360)
     source = write_clips(tmp_path / "clips", {f"c{i:02}": clip for i in range(20)})
     process = start("--input", source, "--output", tmp_path / "out", "--codec", "vp9", "--samples-per-shard", 1)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "out" / "shard-000000.tar").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)

@@ -69,10 +69,10 @@ def test_the_plot(words: list[str], tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--epochs", "0"], "--epochs 0: accepted: 1 or more"),
+        (["--epochs", "0"], "argument --epochs: 0; accepted: a whole number, 1 to"),
         (["--plot", "x.png"], "--plot x.png: accepted: a file ending in .svg or .html"),
-        (["--frame-interval", "0"], "--frame-interval 0: accepted"),
-        (["--bucket-config", "nothing.yaml"], "--bucket-config nothing.yaml: cannot be read"),
+        (["--frame-interval", "0"], "--frame-interval 0; accepted"),
+        (["--bucket-config", "nothing.yaml"], "--bucket-config nothing.yaml: No such file"),
     ],
 )
 def test_mistakes(words: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,10 @@ def test_a_failed_prompt_is_reported_at_the_end(pool, trained_on_images, picture
 
 
 def test_a_video_that_cannot_be_written_is_a_failed_prompt(trained, tmp_path):  # noqa: F811
-    (tmp_path / "out").write_text("a file")
+    (tmp_path / "file").write_text("")
+    status, _, err = run_tool("--load", trained, "--prompt", "a", "--output", tmp_path / "file", *FAST)
+    assert status == 2 and f"--output {tmp_path / 'file'}: not a folder" in err
+    (tmp_path / "out" / "0000-a-1234.mp4").mkdir(parents=True)
     status, _, err = run_tool("--load", trained, "--prompt", "a", "--output", tmp_path / "out", *FAST)
     assert status == 1 and "failed: prompt 0 ('a'): " in err and "1 of 1 prompts failed: 0" in err
 
@@ -128,7 +131,7 @@ def test_every_mistake_is_named_in_a_process_of_its_own(trained, tmp_path):  # n
         "--tensor-model-parallel-size 3",
         "--prompt: missing",
         "--ema 0.99: not in the checkpoint; accepted: 0.9",
-        "--first-number -1; accepted: 0 or more",
+        "--first-number -1; accepted: 0 to 1,000,000,000",
     ):
         assert f"error: {message}" in done.stderr, message
 

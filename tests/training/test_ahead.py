@@ -27,7 +27,7 @@ class Counted:
 
 
 def made_in_the_end(counted, expected):
-    for _ in range(500):
+    for _ in range(6000):
         if counted.made == expected:
             time.sleep(0.02)  # it must not go further
             return counted.made

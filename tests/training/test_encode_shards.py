@@ -28,12 +28,11 @@ def three_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     with IndexWriter(folder) as writer:
         for number, clips in enumerate(CLIPS):
-            one = write_shards(root / str(number), clips, first_seed=10 * number)
+            one = write_shards(root / str(number), clips, first_seed=10 * number, prefix=f"s{number}/")
             name = f"shard_{number:06d}.tar"
             sizes[name] = (one / "shard_000000.tar").rename(folder / name).stat().st_size
             for sample in ShardIndex.open([one], check_shards=False):
-                key = f"s{number}/{sample.key}"  # in the index alone: the tars keep their names
-                writer.add(IndexRow(name, key, "mp4", sample.members, sample.clip, sample.caption_characters))
+                writer.add(IndexRow(name, sample.key, "mp4", sample.members, sample.clip, sample.caption_characters))
         writer.finish(sizes)
     return folder
 
@@ -95,7 +94,10 @@ def test_finished_shards_are_skipped_and_torn_ones_made_again(three_shards, tmp_
     with pytest.raises(KeyboardInterrupt):
         encode(0, run, Progress(sample=stop_in_the_second))
     names = {path.name for path in (tmp_path / "cache").iterdir()}
-    assert "shard_000000.tar" in names and "shard_000001.tar" not in names and ".shard_000001.tar" in names
+    assert names == {"cache.json", "shard_000000.tar", "shard_000000.entries.jsonl"}, "an interrupted one is removed"
+    for suffix in ("tar", "entries.jsonl"):  # as SIGKILL leaves it
+        torn = (tmp_path / "cache" / f"shard_000000.{suffix}").read_bytes()[:-100]
+        (tmp_path / "cache" / f".shard_000001.{suffix}").write_bytes(torn)
     count, told = Count(monkeypatch), []
     again = Progress(begin=told.append, shard=lambda name, samples: told.append((name, samples)))
     assert encode(0, run, again) == EncodeResult(3, 1, 0)

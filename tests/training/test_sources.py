@@ -72,4 +72,4 @@ def test_a_large_index_is_described_beside_the_training(shards, monkeypatch):
         monkeypatch.setattr(sources, "QUICKLY_DESCRIBED", 3)
         told: queue.SimpleQueue[str] = queue.SimpleQueue()
         data.describe(told.put)
-        assert told.get(timeout=30) == at_once[0] == "8 training clips an epoch"
+        assert told.get(timeout=300) == at_once[0] == "8 training clips an epoch"

@@ -7,6 +7,11 @@ row with an error, never a crash. Run the same command again to finish one that 
 docs/curation.md shows the whole chain.
 """
 
+from vidtron.config import signals
+
+if __name__ == "__main__":
+    signals.listen_for_end()
+
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -135,12 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished part", file=sys.stderr)
-        return 130
     report(result)
     return 1 if result.rows and result.errors.total() == result.rows else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run_tool(main, "the same command goes on from the last finished part")

@@ -12,7 +12,15 @@ from vidtron.checkpoint.adapters import (
 from vidtron.checkpoint.averages import AveragedPart, Averages
 from vidtron.checkpoint.conversion import Conversion, convert
 from vidtron.checkpoint.engine import CheckpointError, CheckpointWriter, load, load_average
-from vidtron.checkpoint.folders import completed, folder_name, is_complete, iteration_of, latest, prune
+from vidtron.checkpoint.folders import (
+    clear_unfinished,
+    completed,
+    folder_name,
+    is_complete,
+    iteration_of,
+    latest,
+    prune,
+)
 from vidtron.checkpoint.formats import (
     ConversionError,
     Format,
@@ -38,6 +46,7 @@ __all__ = [
     "averages_in",
     "base_errors",
     "checksums",
+    "clear_unfinished",
     "completed",
     "convert",
     "detect_format",

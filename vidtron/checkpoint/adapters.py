@@ -38,13 +38,14 @@ def base_of(path: Path) -> dict[str, Any] | None:
     return read_state(path).get(BASE_KEY)
 
 
-def base_errors(path: Path, moved_to: Path | None) -> list[str]:
+def base_errors(path: str | Path, moved_to: str | Path | None) -> list[str]:
     """What keeps the base weights of the checkpoint at `path` from being found.
 
     Args:
         path: an `iter_*` folder.
         moved_to: `--lora-base`, or None.
     """
+    path, moved_to = Path(path), None if moved_to is None else Path(moved_to)
     record = base_of(path)
     if record is None:
         return [] if moved_to is None else [_needless(path, moved_to)]
@@ -67,14 +68,14 @@ def _needless(path: Path, moved_to: Path) -> str:
 
 
 def load_with_base(
-    path: Path,
+    path: str | Path,
     chunks: Sequence[Any],
     optimizer: Any | None,
     scheduler: Any | None,
     groups: Groups,
     averages: Averages = NO_AVERAGES,
     *,
-    moved_to: Path | None = None,
+    moved_to: str | Path | None = None,
 ) -> dict[str, Any]:
     """`load`; where the checkpoint holds adapters alone, the other weights come from their base.
 
@@ -91,20 +92,21 @@ def load_with_base(
         CheckpointError: a checkpoint is not complete or not of this model, or the base weights are missing or others.
     """
     part = _load_base(path, chunks, groups, moved_to)
-    return load(path, chunks, optimizer, scheduler, groups, averages, part)
+    return load(Path(path), chunks, optimizer, scheduler, groups, averages, part)
 
 
 def load_average_with_base(
-    path: Path, chunks: Sequence[Any], average: str, groups: Groups, *, moved_to: Path | None = None
+    path: str | Path, chunks: Sequence[Any], average: str, groups: Groups, *, moved_to: str | Path | None = None
 ) -> dict[str, Any]:
     """`load_average`, with the base weights where the checkpoint holds adapters alone. Raises CheckpointError."""
-    return load_average(path, chunks, average, groups, _load_base(path, chunks, groups, moved_to))
+    return load_average(Path(path), chunks, average, groups, _load_base(path, chunks, groups, moved_to))
 
 
-def _load_base(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None) -> Part:
+def _load_base(path: str | Path, chunks: Sequence[Any], groups: Groups, moved_to: str | Path | None) -> Part:
     """Load the base of a checkpoint of adapters alone; gives the part that is left for the checkpoint itself."""
     if not folders.is_complete(path):
         raise CheckpointError(f"--load {path}: not a complete checkpoint; accepted: an iter_* folder of a run")
+    path, moved_to = Path(path), None if moved_to is None else Path(moved_to)
     errors = base_errors(path, moved_to)
     if errors:
         raise CheckpointError("\n".join(errors))
@@ -143,18 +145,18 @@ def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any],
     return {BASE_KEY: {"path": source and str(Path(source).resolve()), "checksums": checksums(chunks, groups)}}
 
 
-def load_start(path: Path, chunks: Sequence[Any], groups: Groups, moved_to: Path | None = None) -> None:
+def load_start(path: str | Path, chunks: Sequence[Any], groups: Groups, moved_to: str | Path | None = None) -> None:
     """The weights of a checkpoint as the start of another run; adapters that it lacks stay as they were initialised.
 
     Raises:
         CheckpointError: as `load_with_base`.
     """
     named = {n.name for chunk in chunks for n in global_names(bare(chunk))}
-    stored = folders.is_complete(path) and any(map(is_adapter, tensor_shapes_on_disk(path)))
+    stored = folders.is_complete(path) and any(map(is_adapter, tensor_shapes_on_disk(Path(path))))
     if stored or not any(map(is_adapter, named)):
         load_with_base(path, chunks, None, None, groups, moved_to=moved_to)
     else:
-        load(path, chunks, None, None, groups, part=is_base)
+        load(Path(path), chunks, None, None, groups, part=is_base)
 
 
 @torch.no_grad()

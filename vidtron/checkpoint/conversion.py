@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vidtron.checkpoint import verification
+from vidtron.checkpoint.finiteness import NotFinite, refuse_overflow
 from vidtron.checkpoint.formats import FORMATS, Format, open_weights
 from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, WeightTarget
 from vidtron.checkpoint.formats.diffusers import DiffusersTarget
@@ -17,6 +18,7 @@ from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.verification import Verification
+from vidtron.config.storage import writing
 from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, SAT_FINAL_NORM_EPS
@@ -38,6 +40,8 @@ class Conversion:
     parameters: int
     notes: list[str] = field(default_factory=list)
     """What the user should know, one line each."""
+    warnings: list[str] = field(default_factory=list)
+    """What may be wrong, one line each: weights that are not finite, a network guessed from the tensors."""
     verification: Verification | None = None
     """With `verify`."""
 
@@ -60,11 +64,13 @@ def convert(
     overwrite: bool = False,
     trust_pickle: bool = False,
     progress: Progress = lambda names: names,
+    warn: Callable[[str], object] = lambda warning: None,
 ) -> Conversion:
     """Convert a checkpoint's weights.
 
     Tensors are read, converted and written one at a time: memory stays near the largest few of them. The target gets
-    its name when it is complete (and, with `verify`, found right).
+    its name when it is complete (and, with `verify`, found right). Values that are not finite are converted as they
+    are, and a warning tells where they stand.
 
     Args:
         load: checkpoint: a SAT folder (with `latest`, or of a tag), a diffusers folder (a pipeline's or its
@@ -85,11 +91,13 @@ def convert(
         overwrite: replace an existing target.
         trust_pickle: open `.pt` files that need more than tensors and plain values.
         progress: wraps the list of tensors, for a progress bar.
+        warn: gets each of the result's warnings as soon as it is known.
 
     Raises:
-        ConversionError: the source is no checkpoint, damaged, or does not fit its network (all tensors are named), or
-            the verification finds a difference.
+        ConversionError: the source is no checkpoint, damaged, or does not fit its network (the message tells in which
+            sizes, layers and tensors), fp16 cannot hold its values, or the verification finds a difference.
         FileExistsError: the target exists.
+        StorageError: the target cannot be written; nothing is left of it.
         ValueError: an argument is none of the accepted.
     """
     load, save = Path(load), Path(save)
@@ -127,11 +135,28 @@ def convert(
         parameters=sum(spec.nbytes // spec.dtype.itemsize for spec in specs.values()),
         notes=[*source.notes, *notes],
     )
+
+    def tell(warnings: list[str]) -> None:
+        result.warnings += warnings
+        for warning in warnings:
+            warn(warning)
+
+    tell(source.warnings)
+    not_finite = NotFinite()
+    advice = "make room there; nothing is left of this attempt"
     with published(save, overwrite=overwrite) as folder:
-        target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
+        with writing(save, advice):
+            target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
         for name in progress(list(specs)):
-            target.write(name, cast(source.read(name), specs[name]))
-        target.finish()
+            tensor = source.read(name)
+            not_finite.look_at(name, tensor, source)
+            written_tensor = cast(tensor, specs[name])
+            refuse_overflow(name, tensor, written_tensor)
+            with writing(save, advice):
+                target.write(name, written_tensor)
+        tell(not_finite.warnings(load))
+        with writing(save, advice):
+            target.finish()
         result.notes += getattr(target, "notes", [])
         if verify:
             written = open_weights(folder, save_format, model=model)

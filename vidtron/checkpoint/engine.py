@@ -4,6 +4,7 @@ Every rank writes its share of the tensors under their global names, so that a c
 other.
 """
 
+import os
 import warnings
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -11,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
@@ -22,6 +22,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     TorchDistLoadShardedStrategy,
     TorchDistSaveShardedStrategy,
 )
+from torch.distributed.checkpoint.api import CheckpointException
 
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.average_names import average_of_key
@@ -32,6 +33,7 @@ from vidtron.checkpoint.averages import (
     sharded_averages,
     take_average,
 )
+from vidtron.checkpoint.failures import in_background, kept_failure, reason_not_saved
 from vidtron.checkpoint.full_state import averages_in, tensor_shapes_on_disk
 from vidtron.checkpoint.state import (
     Part,
@@ -43,8 +45,10 @@ from vidtron.checkpoint.state import (
     sharded_state,
     tensor_shapes,
 )
+from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.writing import adapt_writing
-from vidtron.parallel import Groups, any_rank, barrier, gather_objects
+from vidtron.config.storage import StorageError, writing
+from vidtron.parallel import Groups, any_rank, barrier, gather_objects, on_first_rank
 from vidtron.parallel.mcore_versions import async_save_arguments
 
 _OPTIMIZER_PREFIX = "optimizer."
@@ -81,6 +85,7 @@ class CheckpointWriter:
         self.async_save = async_save
         self.keep_latest = keep_latest
         self._calls = AsyncCallsQueue(persistent=False)
+        self._unfinished: Path | None = None
         adapt_writing()
 
     def save(
@@ -103,6 +108,9 @@ class CheckpointWriter:
             state: plain numbers, strings, lists and dicts, the same on all ranks.
             averages: of the weights, as this rank holds them.
             part: the weights to save, with all that is trained among them.
+
+        Raises:
+            StorageError: this save or the one before it cannot be written, on all ranks; nothing is left of it.
         """
         self.finalize()
         unfinished = self._begin(iteration)
@@ -112,28 +120,63 @@ class CheckpointWriter:
         content["state"] = state
         if scheduler is not None:
             content["scheduler"] = scheduler.state_dict()
-        request = dist_checkpointing.save(
-            content,
-            str(unfinished),
-            sharded_strategy=self._strategy(),
-            async_sharded_save=self.async_save,
-            content_metadata=content_metadata(self.groups),
-            **async_save_arguments(),
-        )
-        publish = partial(self._publish, unfinished)
-        if request is None:
-            publish()
-        else:
-            request.add_finalize_fn(publish)
-            self._calls.schedule_async_request(request)
+        failure, request = None, None
+        try:
+            request = dist_checkpointing.save(
+                content,
+                str(unfinished),
+                sharded_strategy=self._strategy(),
+                async_sharded_save=self.async_save,
+                content_metadata=content_metadata(self.groups),
+                **async_save_arguments(),
+            )
+        except CheckpointException as error:  # of torch, on all ranks
+            failure = error
+        except BaseException:
+            self.abandon()
+            raise
+        if request is None and failure is None:
+            self._publish(unfinished)
+            return
+        self._settle(unfinished, failure)
+        assert request is not None
+        request.add_finalize_fn(partial(self._publish, unfinished))
+        background = partial(in_background, os.getpid(), request.async_fn)
+        self._calls.schedule_async_request(request._replace(async_fn=background))
 
     def maybe_finalize(self) -> bool:
-        """Complete a background save that all ranks have written; returns whether one was. Called every step."""
-        return bool(self._calls.maybe_finalize_async_calls(blocking=False))
+        """Complete a background save that all ranks have written; returns whether one was. Called every step.
+
+        Raises:
+            StorageError: it could not be written, on all ranks; nothing is left of it.
+        """
+        return self._finalize(blocking=False)
 
     def finalize(self) -> None:
-        """Wait for a background save and complete it."""
-        self._calls.maybe_finalize_async_calls(blocking=True)
+        """Wait for a background save and complete it.
+
+        Raises:
+            StorageError: it could not be written, on all ranks; nothing is left of it.
+        """
+        self._finalize(blocking=True)
+
+    def abandon(self) -> None:
+        """Drop a save that is not complete, on this rank alone: for a run that ends in an error."""
+        for call in self._calls.async_calls:
+            if call.async_caller.process is not None:
+                call.async_caller.process.kill()
+                call.async_caller.process.join()
+        self._calls.async_calls.clear()
+        if self.groups.rank == 0 and self._unfinished is not None:
+            folders.discard(self._unfinished)
+
+    def _finalize(self, *, blocking: bool) -> bool:
+        try:
+            return bool(self._calls.maybe_finalize_async_calls(blocking=blocking))
+        except CheckpointException as error:  # of torch, on all ranks
+            assert self._unfinished is not None
+            self._settle(self._unfinished, error)
+            raise
 
     def _strategy(self) -> Any:
         # One file for each rank, written by one process.
@@ -143,19 +186,47 @@ class CheckpointWriter:
         return FullyParallelSaveStrategyWrapper(strategy, self.groups.dp_cp)
 
     def _begin(self, iteration: int) -> Path:
-        path = [folders.begin(self.run_dir, iteration)] if self.groups.rank == 0 else [None]
-        dist.broadcast_object_list(path, 0, group=self.groups.world, device=self.groups.device)
-        assert path[0] is not None
-        return path[0]
+        def begin() -> Path:
+            with writing(
+                self.run_dir, "earlier checkpoints are as they were. Make room there and continue with --load"
+            ):
+                return folders.begin(self.run_dir, iteration)
+
+        self._unfinished = on_first_rank(begin, self.groups)
+        return self._unfinished
 
     def _publish(self, unfinished: Path) -> None:
-        if self.groups.rank == 0:
-            if self.config_yaml:
-                (unfinished / folders.CONFIG_FILE).write_text(self.config_yaml, encoding="utf-8")
-            folders.publish(unfinished)
-            if self.keep_latest is not None:
-                folders.prune(self.run_dir, self.keep_latest)
-        barrier(self.groups)
+        failure = kept_failure()
+        if self.groups.rank == 0 and failure is None:
+            try:
+                if self.config_yaml:
+                    (unfinished / folders.CONFIG_FILE).write_text(self.config_yaml, encoding="utf-8")
+                folders.publish(unfinished)
+                if self.keep_latest is not None:
+                    folders.prune(self.run_dir, self.keep_latest)
+            except OSError as error:
+                failure = error
+        self._settle(unfinished, failure)
+        self._unfinished = None
+
+    def _settle(self, unfinished: Path, failure: Exception | None = None) -> None:
+        """Go on if no rank has failed; else all ranks raise, and nothing is left of the save."""
+        kept = kept_failure()
+        failure = failure or kept
+        reason = None if failure is None else reason_not_saved(failure, unfinished)
+        failed = gather_objects((failure is not None, reason), self.groups.world)
+        if not any(has_failed for has_failed, _ in failed):
+            return
+        self.abandon()
+        barrier(self.groups)  # no rank leaves, and has its launcher end the others, before all is removed
+        reason = next((reason for _, reason in failed if reason is not None), None)
+        if reason is None and failure is not None:
+            raise failure
+        raise StorageError(
+            f"--save {self.run_dir}: {unfinished.name.removeprefix('unfinished_')} cannot be written "
+            f"({reason or 'another rank has failed'}); earlier checkpoints are as they were, of this one nothing is "
+            "left. Make room there and continue the run with --load"
+        )
 
 
 def load(
@@ -179,7 +250,7 @@ def load(
         part: the weights to load; the others keep their values, and are left out where the checkpoint has them.
 
     Raises:
-        CheckpointError: it is not complete, or does not have the tensors of this run; the message names them all.
+        CheckpointError: it is not complete, or does not have the tensors of this run; the message sums up which.
     """
     request = sharded_state(chunks, optimizer, groups, is_loading=True, part=part)
     averages_request = requested_averages(averages, model_state(request, chunks))
@@ -264,4 +335,5 @@ def _check_tensors(
             if with_optimizer
             else "accepted: the same model"
         )
-        raise CheckpointError(f"--load {path}: {len(problems)} tensors differ; {advice}\n" + "\n".join(problems))
+        told = summarized(problems)
+        raise CheckpointError(f"--load {path}: {len(problems)} tensors differ; {advice}\n" + "\n".join(told))

@@ -4,6 +4,9 @@ A checkpoint is written under a name that no reader takes for one and gets its o
 complete. So a save that is killed at any moment leaves the older checkpoints as they were.
 """
 
+import contextlib
+import errno
+import fcntl
 import os
 import re
 import shutil
@@ -14,6 +17,8 @@ _NAME = re.compile(r"iter_(\d{7,})")
 _UNFINISHED = "unfinished_"
 # What megatron-core and torch write last: the kind of checkpoint, and where each tensor lies.
 _MARKERS = ("metadata.json", ".metadata")
+_locks: dict[Path, int] = {}
+"""Folders that this process writes into -> descriptor that holds a lock on them."""
 
 
 def folder_name(iteration: int) -> str:
@@ -21,43 +26,96 @@ def folder_name(iteration: int) -> str:
     return f"iter_{iteration:07d}"
 
 
-def iteration_of(path: Path) -> int:
+def iteration_of(path: str | Path) -> int:
     """The number of steps in a checkpoint folder's name.
 
     Raises:
         ValueError: it is no checkpoint's name.
     """
+    path = Path(path)
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path} is not named like a checkpoint; accepted: iter_ and at least 7 digits")
     return int(match[1])
 
 
-def is_complete(path: Path) -> bool:
+def is_complete(path: str | Path) -> bool:
     """Whether the folder is a checkpoint that can be loaded."""
+    path = Path(path)
     return _NAME.fullmatch(path.name) is not None and all((path / marker).is_file() for marker in _MARKERS)
 
 
-def completed(run_dir: Path) -> list[Path]:
+def completed(run_dir: str | Path) -> list[Path]:
     """The checkpoints of a run that can be loaded, oldest first."""
+    run_dir = Path(run_dir)
     if not run_dir.is_dir():
         return []
     return sorted((path for path in run_dir.iterdir() if is_complete(path)), key=iteration_of)
 
 
-def latest(run_dir: Path) -> Path | None:
+def latest(run_dir: str | Path) -> Path | None:
     """The newest checkpoint of a run that can be loaded."""
     return next(reversed(completed(run_dir)), None)
 
 
-def begin(run_dir: Path, iteration: int) -> Path:
-    """A new empty folder to write a checkpoint into; what killed saves have left is removed."""
+def begin(run_dir: str | Path, iteration: int) -> Path:
+    """A new empty folder to write a checkpoint into; what killed saves have left is removed.
+
+    Raises:
+        OSError: it cannot be made; or another process is writing this very checkpoint.
+    """
+    run_dir = Path(run_dir)
+    clear_unfinished(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    for leftover in run_dir.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     unfinished = run_dir / (_UNFINISHED + folder_name(iteration))
-    unfinished.mkdir()
+    try:
+        unfinished.mkdir()
+    except FileExistsError as error:
+        raise OSError(errno.EBUSY, f"another process is writing {unfinished.name}", str(run_dir)) from error
+    # Held by this process and those forked from it to write, however they end.
+    descriptor = os.open(unfinished, os.O_RDONLY)
+    _locks[unfinished] = descriptor
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return unfinished
+
+
+def clear_unfinished(run_dir: Path) -> None:
+    """Remove what killed saves have left in a run's folder, and the room it takes; not what is being written."""
+    for leftover in run_dir.glob(f"{_UNFINISHED}*"):
+        if not _is_being_written(leftover):
+            discard(leftover)
+
+
+def discard(unfinished: Path) -> None:
+    """Remove a folder from `begin`, with all that is in it."""
+    _release(unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _is_being_written(folder: Path) -> bool:
+    """Whether another living process holds the folder's lock."""
+    if folder in _locks:
+        return False
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _release(unfinished: Path) -> None:
+    descriptor = _locks.pop(unfinished, None)
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def publish(unfinished: Path) -> Path:
@@ -69,11 +127,12 @@ def publish(unfinished: Path) -> Path:
     if final.exists():  # saved again after a resumption from an older checkpoint
         _remove(final)
     unfinished.rename(final)
+    _release(unfinished)
     flush_to_disk(final.parent)
     return final
 
 
-def prune(run_dir: Path, keep: int) -> list[Path]:
+def prune(run_dir: str | Path, keep: int) -> list[Path]:
     """Delete all but the newest `keep` complete checkpoints; returns the deleted ones.
 
     Raises:

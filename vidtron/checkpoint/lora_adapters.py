@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidtron.checkpoint.engine import CheckpointError
+from vidtron.config.storage import whole_file, writing
 from vidtron.models.cogvideox.lora_names import TARGETS
 
 BY_OURS = {target.ours: target for target in TARGETS}
@@ -110,10 +111,13 @@ def diffusers_module(name: str) -> str:
 
 
 def write_file(file: Path, overwrite: bool, write: Callable[[Path], object]) -> None:
-    """Write beside and rename: an interrupted file never looks complete."""
+    """Write beside and rename: an interrupted file never looks complete.
+
+    Raises:
+        CheckpointError: the file exists.
+        StorageError: it cannot be written; nothing is left of it.
+    """
     if file.exists() and not overwrite:
         raise CheckpointError(f"--save {file}: exists; accepted: another path, or --overwrite")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"unfinished_{file.name}")
-    write(part)
-    part.replace(file)
+    with writing(file, "make room there"), whole_file(file) as part:
+        write(part)

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.formats.base import first_line
 from vidtron.checkpoint.lora_adapters import Adapters, diffusers_module, paired, refuse_unknown, write_file
 from vidtron.models.cogvideox.lora_names import TARGETS
 
@@ -33,18 +34,23 @@ def read_diffusers(path: Path) -> Adapters:
     halves: dict[tuple[str, str], Tensor] = {}
     alphas: dict[str, float] = {}
     unknown = []
-    with safe_open(file, framework="pt") as opened:
-        settings = _peft_settings(opened.metadata() or {}, file)
-        for key in opened.keys():  # noqa: SIM118, no mapping
-            match = _KEY.fullmatch(key.replace(".default.weight", ".weight"))
-            if match is None or match[2] not in _BY_MODULE:
-                unknown.append(key)
-                continue
-            name = f"decoder.layers.{match[1]}.{_BY_MODULE[match[2]].ours}"
-            if match[3] == "alpha":
-                alphas[name] = float(opened.get_tensor(key))
-            else:
-                halves[name, match[3][-1]] = opened.get_tensor(key)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            settings = _peft_settings(opened.metadata() or {}, file)
+            for key in opened.keys():  # noqa: SIM118, no mapping
+                match = _KEY.fullmatch(key.replace(".default.weight", ".weight"))
+                if match is None or match[2] not in _BY_MODULE:
+                    unknown.append(key)
+                    continue
+                name = f"decoder.layers.{match[1]}.{_BY_MODULE[match[2]].ours}"
+                if match[3] == "alpha":
+                    alphas[name] = float(opened.get_tensor(key))
+                else:
+                    halves[name, match[3][-1]] = opened.get_tensor(key)
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: truncated or damaged: {first_line(error)}") from error
     refuse_unknown(unknown, file)
 
     def alpha_of(name: str, rank: int) -> float:
@@ -56,7 +62,12 @@ def read_diffusers(path: Path) -> Adapters:
         alpha = float(settings.get("lora_alpha", rank) if found is None else found)
         return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha
 
-    return paired(halves, alpha_of, file)
+    try:
+        return paired(halves, alpha_of, file)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
+        raise CheckpointError(
+            f"{file}: its header {HEADER} tells no alpha: {first_line(error)}; accepted: PEFT's LoraConfig"
+        ) from error
 
 
 def _file_in(path: Path) -> Path:
@@ -74,8 +85,10 @@ def _peft_settings(header: Mapping[str, str], file: Path) -> dict[str, Any]:
     """The LoraConfig in a file's header, without the prefix that names the pipeline's part; empty without one."""
     try:
         given = json.loads(header.get(HEADER) or "{}")
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{file}: its header {HEADER} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: its header {HEADER} is not JSON: {first_line(error)}") from error
+    if not isinstance(given, dict):
+        raise CheckpointError(f"{file}: its header {HEADER} is no object; accepted: PEFT's LoraConfig")
     settings = {key.removeprefix("transformer."): value for key, value in given.items()}
     for key in ("use_dora", "lora_bias", "fan_in_fan_out"):
         if settings.get(key):

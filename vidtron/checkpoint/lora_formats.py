@@ -9,6 +9,7 @@ from typing import Literal
 
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.engine import CheckpointError
+from vidtron.checkpoint.formats.base import ConversionError
 from vidtron.checkpoint.full_state import read_full_state
 from vidtron.checkpoint.lora_adapters import Adapters, paired
 from vidtron.checkpoint.lora_diffusers import read_diffusers
@@ -56,7 +57,10 @@ def read(path: Path, form: Format, *, alpha: float | None = None, trust_pickle: 
         "diffusers": lambda: read_diffusers(path),
         "megatron": lambda: _read_megatron(path),
     }
-    adapters = readers[form]()
+    try:
+        adapters = readers[form]()
+    except ConversionError as error:
+        raise CheckpointError(str(error)) from error
     if not adapters:
         raise CheckpointError(f"{path}: no adapters in it; accepted: LoRA files in the {form} format")
     return adapters if alpha is None else {name: replace(a, alpha=alpha) for name, a in adapters.items()}

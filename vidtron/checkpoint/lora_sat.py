@@ -5,10 +5,11 @@ Alpha stands in the YAML of the run; SAT's configurations leave it at 1. SAT's i
 same file.
 """
 
+import math
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from vidtron.checkpoint.engine import CheckpointError
 from vidtron.checkpoint.formats import WeightSource
+from vidtron.checkpoint.formats.base import first_line
 from vidtron.checkpoint.formats.sat import SatTarget
-from vidtron.checkpoint.formats.sat_files import read_parameters
+from vidtron.checkpoint.formats.sat_files import read_parameters, tag_in
 from vidtron.checkpoint.lora_adapters import (
     Adapters,
     diffusers_module,
@@ -29,6 +31,7 @@ from vidtron.checkpoint.lora_adapters import (
 )
 from vidtron.checkpoint.lora_merge import misfits
 from vidtron.checkpoint.publishing import published
+from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.lora_names import TARGETS
@@ -47,10 +50,14 @@ def read_sat(path: Path, trust_pickle: bool) -> Adapters:
     """
     file = _file_in(path)
     content = _opened(file, trust_pickle)
-    module = content.get("module", content)
+    module = content.get("module", content) if isinstance(content, Mapping) else None
+    if not isinstance(module, Mapping):
+        raise CheckpointError(f"{file}: no tensors under `module`; accepted: a file of SAT's trainer")
     halves: dict[tuple[str, str], Tensor] = {}
     unknown = []
     for key, tensor in module.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            continue
         if ".matrix_A." not in key and ".matrix_B." not in key:
             continue
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
@@ -61,7 +68,10 @@ def read_sat(path: Path, trust_pickle: bool) -> Adapters:
             halves[f"decoder.layers.{match[1]}.{target.ours}", match[3]] = tensor
     refuse_unknown(unknown, file)
     told = content if "lora_alpha" in content else read_parameters(path, file.parent)
-    alpha = float(told.get("lora_alpha", SAT_ALPHA))
+    alpha = told.get("lora_alpha", SAT_ALPHA)
+    if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise CheckpointError(f"{file}: lora_alpha: {alpha!r:.60}; accepted: a finite number above 0")
+    alpha = float(alpha)
     return paired(halves, lambda name, rank: alpha, file)
 
 
@@ -71,21 +81,29 @@ def _opened(file: Path, trust_pickle: bool) -> dict[str, Any]:
         return torch.load(file, map_location="cpu", weights_only=not trust_pickle, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(file):
-            raise CheckpointError(f"{file}: damaged or not a torch file: {error}") from error
-        code = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+            raise CheckpointError(f"{file}: damaged or not a torch file: {first_line(error)}") from error
+        code = _code_in(file)
         raise CheckpointError(
             f"{file}: holds more than tensors and plain values, and reading {code or 'it'} could run code; accepted: "
             "--trust-pickle if you trust who wrote it"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{file}: damaged or not a torch file: {error}") from error
+    except Exception as error:  # damaged pickles raise nearly everything
+        raise CheckpointError(f"{file}: damaged or not a torch file: {first_line(error)}") from error
+
+
+def _code_in(file: Path) -> str:
+    """What a file would call when it is opened; empty if that cannot be told without opening it."""
+    try:
+        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # damaged pickles raise nearly everything
+        return ""
 
 
 def _file_in(path: Path) -> Path:
     if path.is_file():
         return path
     latest = path / "latest"
-    folder = path / latest.read_text().strip() if latest.is_file() else path
+    folder = path / tag_in(latest) if latest.is_file() else path
     files = sorted(folder.glob("mp_rank_*_model_states.pt"))
     if len(files) != 1:
         raise CheckpointError(
@@ -194,7 +212,9 @@ def write_sat_with_base(
         if layer not in layers
     ]
     if problems:
-        raise CheckpointError(f"--base {base.path}: {len(problems)} adapters do not fit\n" + "\n".join(problems))
+        raise CheckpointError(
+            f"--base {base.path}: {len(problems)} adapters do not fit\n" + "\n".join(summarized(problems))
+        )
     letters = sizes(base.network)
     specs = {row.ours: TensorSpec(row.our_shape(letters), dtype or base.dtype(row.ours)) for row in base.rows}
     with published(path, overwrite=overwrite) as folder:

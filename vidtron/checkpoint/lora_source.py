@@ -12,11 +12,12 @@ from vidtron.checkpoint.adapters import base_errors, base_of, refuse_other_weigh
 from vidtron.checkpoint.engine import CheckpointError
 from vidtron.checkpoint.formats import Format, configuration_beside, detect_format, open_weights
 from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, refuse
-from vidtron.checkpoint.formats.megatron import MegatronSource, checkpoint_folder
+from vidtron.checkpoint.formats.megatron import MegatronSource, check_kind, checkpoint_folder, first_line
 from vidtron.checkpoint.formats.sat import SatSource
 from vidtron.checkpoint.lora_adapters import Adapter, Adapters, paired
 from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_merge import beside, merged, misfits
+from vidtron.checkpoint.summary import summarized
 from vidtron.config.run import RunConfig
 from vidtron.models.layers.checkpoint_rules import Row
 
@@ -36,7 +37,7 @@ class MergedSource(WeightSource):
         """
         self.format, self.path, self.model = weights.format, weights.path, weights.model
         self.network, self.sample, self.extras = weights.network, weights.sample, weights.extras
-        self.notes = weights.notes
+        self.notes, self.warnings = weights.notes, weights.warnings
         self.weights, self.adapters, self._dtype = weights, adapters, dtype
 
     @property
@@ -146,9 +147,15 @@ def open_merged(
 
 def _base(folder: Path, model: str | None, moved_to: Path | None, trust_pickle: bool) -> WeightSource | None:
     """The base weights of a checkpoint of adapters alone, proved to be those; None for any other checkpoint."""
-    if errors := base_errors(folder, moved_to):
+    check_kind(folder)
+    try:
+        errors, record = base_errors(folder, moved_to), base_of(folder)
+    except ConversionError:
+        raise
+    except Exception as error:  # damaged pickles raise nearly everything
+        raise ConversionError(f"{folder}: its plain state (common.pt) cannot be read: {first_line(error)}") from error
+    if errors:
         raise ConversionError("\n".join(errors))
-    record = base_of(folder)
     if record is None:
         return None
     place = moved_to or (None if record["path"] is None else Path(record["path"]))
@@ -186,7 +193,8 @@ def _merged(source: WeightSource, alpha: float | None, dtype: str | None, trust_
         }
         announced = paired(halves, lambda name, rank: scale * rank if alpha is None else alpha, source.folder)
         shapes, adapters = announced, _StoredAdapters(announced, source.read)
-    refuse(source.path, misfits(shapes, source.network), f" the network ({source.model})")
+    problems = misfits(shapes, source.network)
+    refuse(source.path, len(problems), summarized(problems), f" the network ({source.model})")
     kinds = sorted({(a.rank, a.alpha) for a in shapes.values()})
     told = ", ".join(f"rank {rank}, alpha {alpha:g}" for rank, alpha in kinds)
     source.notes.append(f"{len(shapes):,} LoRA adapters merged into the weights ({told})")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vidtron.checkpoint.folders import flush_to_disk
+from vidtron.config.storage import writing
 
 _UNFINISHED = ".unfinished_"
 
@@ -18,16 +19,19 @@ def published(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `target` exists and is not empty, and it is not to be overwritten.
+        StorageError: the folder cannot be made, or not be brought to the disk.
     """
     refuse_existing(target, overwrite=overwrite)
     unfinished = target.with_name(_UNFINISHED + target.name)
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    with writing(target, "accepted: a place with room and permission to write"):
+        unfinished.mkdir(parents=True)
     try:
         yield unfinished
-        for path in [*unfinished.rglob("*"), unfinished]:
-            flush_to_disk(path)
-        _replace(target, unfinished)
+        with writing(target, "make room there; nothing is left of this attempt"):
+            for path in [*unfinished.rglob("*"), unfinished]:
+                flush_to_disk(path)
+            _replace(target, unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

@@ -4,6 +4,7 @@ The stock writers take all tensors at once; these take names, shapes and types f
 that no more than that one is in memory.
 """
 
+import contextlib
 import io
 import json
 import pickle
@@ -124,6 +125,14 @@ class _StubPickler(pickle.Pickler):
         return torch._utils._rebuild_tensor_v2, (obj.storage, 0, obj.shape, stride, False, {})
 
 
+class _Archive(zipfile.ZipFile):
+    """One that was never closed, since something else has failed, is let go of in silence: its disk may be full."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.close()
+
+
 class PtFile:
     """A file for `torch.load`: {'module': {name: tensor}}, as deepspeed and SAT write it."""
 
@@ -137,7 +146,7 @@ class PtFile:
         self._left = set(specs)
         self._keys = {name: str(number) for number, name in enumerate(self.specs)}
         self._root = path.stem
-        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._zip = _Archive(path, "w", zipfile.ZIP_STORED, allowZip64=True)
         stubs = {
             name: _TensorStub(_StorageStub(spec.dtype, self._keys[name], torch.Size(spec.shape).numel()), spec.shape)
             for name, spec in self.specs.items()

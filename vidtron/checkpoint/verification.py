@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vidtron.checkpoint.formats.base import ConversionError, WeightSource
 from vidtron.checkpoint.lora_adapters import Adapter
 from vidtron.checkpoint.lora_source import MergedSource
+from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.config.lora import AdaptationConfig
 from vidtron.config.run import RunConfig
@@ -53,9 +54,13 @@ class Verification:
         Raises:
             ConversionError: it is not rounding, and not `may_differ`.
         """
-        largest, size = float((a - b).abs().max()), float(b.abs().max())
+        unusable = ~a.isfinite() & ~b.isfinite()  # of weights that are not finite
+        largest = float((a - b).abs().masked_fill(unusable, 0.0).max())
+        size = float(b.abs().masked_fill(unusable, 0.0).max())
         self.differences[name] = largest
         self.lines.append(f"{name}: largest difference {largest:.2g} (outputs up to {size:.2g})")
+        if unusable.any():
+            self.lines[-1] += f"; {int(unusable.sum()):,} of {a.numel():,} outputs of both are not finite"
         if not may_differ and not largest <= _LARGEST_RELATIVE_DIFFERENCE * size:
             raise ConversionError(f"--verify: {self.lines[-1]}")
 
@@ -79,7 +84,7 @@ def verify(
         progress: wraps the list of tensors.
 
     Raises:
-        ConversionError: there is a difference; all tensors that differ are named.
+        ConversionError: there is a difference; the message names tensors that differ.
     """
     result = Verification()
     _compare_bits(source, written, specs, progress)
@@ -129,7 +134,8 @@ def _compare_bits(
                 different.append(name)
     if different:
         raise ConversionError(
-            f"--verify: {len(different)} tensors are not what they were in {source.path}\n" + "\n".join(different)
+            f"--verify: {len(different)} tensors are not what they were in {source.path}\n"
+            + "\n".join(summarized([f"{name}: differs" for name in different]))
         )
 
 
@@ -164,7 +170,7 @@ def small_input(network: CogVideoXConfig) -> dict[str, Tensor]:
     if network.learned_position_grid is not None:  # a learned table is for one height and width
         t, h, w = 1, *network.learned_position_grid[1:]
     patch = network.patch_size
-    shape = (1, t * network.patch_size_t, network.out_channels, h * patch, w * patch)
+    shape = (1, t * network.patch_size_t, network.channels, h * patch, w * patch)
     inputs = {
         "noisy_BTCHW": torch.randn(shape, generator=generator),
         "timesteps_B": torch.tensor([500]),

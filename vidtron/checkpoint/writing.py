@@ -10,13 +10,17 @@ say for lack of memory. 0.19 writes in the process it is called in, but still ha
 import os
 import pickle
 import queue
+from pathlib import Path
 from typing import Any
 
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 
+from vidtron.checkpoint.failures import keep_failures, told
+
 
 def adapt_writing() -> None:
     """Write in the calling process: the rank itself, or the one process forked for a background save."""
+    keep_failures()
     results = SharedResult()
     for name in ("_get_write_results_queue", "get_write_results_queue"):  # 0.16, 0.19
         if hasattr(filesystem_async, name):
@@ -67,4 +71,4 @@ def _write_here(transforms: list[Any], use_msc: bool, rank: int, buckets: list[A
         )
         _, written[number] = answers.get_nowait()
     failure = next((answer for answer in written.values() if isinstance(answer, Exception)), None)
-    results.put(failure or written)
+    results.put(written if failure is None else told(failure, Path(buckets[0][0]).parent))

@@ -1,9 +1,11 @@
 """What the configuration alone can be refused for. Every other room checks what it knows more about."""
 
-import math
 from collections.abc import Iterator
+from pathlib import Path
 
+from vidtron.config.folders import folder_error
 from vidtron.config.objective_check import check_objective
+from vidtron.config.ranges import refusals, shown
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 
@@ -11,8 +13,7 @@ from vidtron.config.world import World
 def check(config: RunConfig, world: World) -> list[str]:
     """One message per error, each beginning with the flag and saying what would be accepted."""
     return [
-        *_not_finite(config),
-        *_out_of_range(config),
+        *check_values(config, world),
         *check_objective(config, world),
         *_check_learning_rate(config),
         *_check_averages(config),
@@ -23,66 +24,32 @@ def check(config: RunConfig, world: World) -> list[str]:
     ]
 
 
-def _out_of_range(config: RunConfig) -> Iterator[str]:
-    training, optimizer = config.training, config.optimizer
-    at_least_one: dict[str, float | None] = {
-        "train-iters": training.train_iters,
-        "global-batch-size": training.global_batch_size,
-        "eval-interval": training.eval_interval,
-        "eval-iters": training.eval_iters,
-        "eval-sigma-bins": config.validation.eval_sigma_bins,
-        "exit-interval": training.exit_interval,
-        "lr-decay-iters": optimizer.lr_decay_iters,
-        "save-interval": config.checkpoint.save_interval,
-        "keep-latest": config.checkpoint.keep_latest,
-        "log-interval": config.logging.log_interval,
-        "lora-rank": config.adaptation.lora_rank,
-    }
-    above_zero: dict[str, float | None] = {
-        "exit-duration-in-mins": training.exit_duration_in_mins,
-        "adam-eps": optimizer.adam_eps,
-        "scale-factor": config.encoders.scale_factor,
-        "peak-tflops": config.logging.peak_tflops,
-        "lora-alpha": config.adaptation.lora_alpha,
-    }
-    at_least_zero = {
-        "seed": training.seed,
-        "lr": optimizer.lr,
-        "min-lr": optimizer.min_lr,
-        "lr-warmup-iters": optimizer.lr_warmup_iters,
-        "weight-decay": optimizer.weight_decay,
-        "clip-grad": optimizer.clip_grad,
-        "validation-guidance-scale": config.validation.validation_guidance_scale,
-    }
-    below_one: dict[str, float | None] = {
-        "adam-beta1": optimizer.adam_beta1,
-        "adam-beta2": optimizer.adam_beta2,
-        "sgd-momentum": optimizer.sgd_momentum,
-        "lr-warmup-fraction": optimizer.lr_warmup_fraction,
-        "lora-dropout": config.adaptation.lora_dropout,
-    }
-    for flag, value in at_least_one.items():
-        if value is not None and value < 1:
-            yield f"--{flag} {value}; accepted: 1 or more"
-    for flag, value in above_zero.items():
-        if value is not None and value <= 0:
-            yield f"--{flag} {value:g}; accepted: more than 0"
-    for flag, value in at_least_zero.items():
-        if value < 0:
-            yield f"--{flag} {value:g}; accepted: 0 or more"
-    for flag, value in below_one.items():
-        if value is not None and not 0 <= value < 1:
-            yield f"--{flag} {value:g}; accepted: 0 or more and less than 1"
+def check_values(config: RunConfig, world: World) -> list[str]:
+    """Of every number whether it is in its field's range, and of every name whether it can be one; and whether the
+    folders that will be written can be."""
+    return [*(refusal.message for refusal in refusals(config)), *_check_folders(config, world)]
 
 
-def _not_finite(config: RunConfig) -> Iterator[str]:
-    """nan compares false with every bound, so the other checks would let it pass."""
-    for section in vars(config).values():
-        if section is config.network or isinstance(section, str):
-            continue
-        for name, value in vars(section).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                yield f"--{name.replace('_', '-')} {value}; accepted: a finite number"
+def _check_folders(config: RunConfig, world: World) -> Iterator[str]:
+    """Folders that will be written; each is tried by one rank of those that share it."""
+    latent_cache = config.encoders.latent_cache
+    for flag, folder, tries in (
+        ("--save", config.checkpoint.save, world.rank == 0),
+        # One that is there may be whole, and only be read.
+        ("--latent-cache", latent_cache, world.rank == 0 and not (latent_cache and _is_folder(latent_cache))),
+        ("--data-cache-path", config.data.data_cache_path, world.local_rank == 0),
+    ):
+        if folder is not None and tries:
+            problem = folder_error(folder)
+            if problem is not None:
+                yield f"{flag} {shown(str(folder))}: {problem}"
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _check_learning_rate(config: RunConfig) -> Iterator[str]:
@@ -101,14 +68,7 @@ def _check_learning_rate(config: RunConfig) -> Iterator[str]:
 
 
 def _check_averages(config: RunConfig) -> Iterator[str]:
-    # Widths from that of the uniform average on have no power function that rises.
-    for flag, values, limit in (
-        ("ema-decay", config.ema.ema_decay, 1.0),
-        ("ema-power", config.ema.ema_power, 12**-0.5),
-    ):
-        for value in values:
-            if not 0 < value < limit:
-                yield f"--{flag} {value:g}; accepted: more than 0 and less than {limit:.4g}"
+    for flag, values in (("ema-decay", config.ema.ema_decay), ("ema-power", config.ema.ema_power)):
         if len(set(values)) < len(values):
             yield f"--{flag} {' '.join(map(str, values))}: the same twice; accepted: different numbers"
 
@@ -146,8 +106,6 @@ def _check_run_folder(config: RunConfig) -> Iterator[str]:
         }.items():
             if given:
                 yield f"{flag}: needs --save FOLDER"
-    elif checkpoint.save.exists() and not checkpoint.save.is_dir():
-        yield f"--save {checkpoint.save}: not a folder; accepted: a folder, which is made if it does not exist"
     if checkpoint.overwrite and checkpoint.load is not None and checkpoint.load == checkpoint.save:
         yield "--overwrite: --load would read what it empties; accepted: one of the two"
     if checkpoint.finetune and checkpoint.load in (None, checkpoint.save):

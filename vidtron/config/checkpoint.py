@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from vidtron.config.ranges import Range
 
 
 @dataclass
@@ -15,11 +18,11 @@ class CheckpointConfig:
     a fresh start. A folder of SAT or diffusers, or converted weights: a new run starts from them."""
     finetune: bool = False
     """Take only the weights of --load: a new run, with iteration, optimizer and data from the start."""
-    save_interval: int | None = None
+    save_interval: Annotated[int, Range(1, 1_000_000_000)] | None = None
     """Steps between checkpoints; unset: only at the end."""
     async_save: bool = False
     """Write checkpoints in the background."""
-    keep_latest: int | None = None
+    keep_latest: Annotated[int, Range(1, 1_000_000)] | None = None
     """Keep this many checkpoints; unset: all."""
     overwrite: bool = False
     """Empty a --save folder that holds another run's checkpoints."""

@@ -1,7 +1,8 @@
 """Command line and YAML -> RunConfig.
 
-Three layers, each over the one before: the preset of `--model`, the file of `--config`, the flags. tyro builds the
-parser and its help from the dataclasses. Nothing here imports torch, so that `--help` and refusals are quick.
+Three layers, each over the one before: the preset of `--model`, the file of `--config`, the flags. Flags and YAML are
+converted by the same function; tyro writes the help from the dataclasses. Nothing here imports torch, so that
+`--help` and refusals are quick.
 """
 
 import dataclasses
@@ -10,25 +11,27 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Protocol, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Protocol
 
 import tyro
 
 from vidtron.config import yaml_file
-from vidtron.config.errors import ConfigurationError, exit_with, launched_rank
+from vidtron.config.adapt_preset import adapt_preset
+from vidtron.config.errors import ConfigurationError, exit_with
 from vidtron.config.flags import (
     Flag,
     accepts_none,
     convert,
     describe,
-    field_documentation,
     flags,
     nearest,
     sections,
     takes_several,
 )
+from vidtron.config.launcher import launched_rank
+from vidtron.config.program import described
+from vidtron.config.ranges import shown
 from vidtron.config.run import RunConfig
 
 dump = yaml_file.dump
@@ -99,14 +102,18 @@ def parse(
     Exits with status 0 after --help, with status 2 after printing every mistake (rank 0 only).
     """
     try:
-        return _parse(argv, preset, preset_names, prog, description)
+        config, remarks = _parse(argv, preset, preset_names, prog, description)
     except ConfigurationError as error:
         exit_with([*error.errors, f"`{prog} --help` lists all flags"], launched_rank())
+    if launched_rank() == 0:
+        for remark in remarks:
+            print(f"note: {remark}", file=sys.stderr)
+    return config
 
 
 def load(path: Path, preset: Callable[[str], Preset], preset_names: Sequence[str]) -> RunConfig:
     """The configuration that `dump` wrote. Raises ConfigurationError."""
-    return _parse(["--config", str(path)], preset, preset_names, path.name, "")
+    return _parse(["--config", str(path)], preset, preset_names, path.name, "")[0]
 
 
 def _parse(
@@ -115,31 +122,32 @@ def _parse(
     preset_names: Sequence[str],
     prog: str,
     description: str,
-) -> RunConfig:
+) -> tuple[RunConfig, list[str]]:
+    """The configuration, and what of the preset was changed to fit what is given."""
     words = _Words.split(argv)
     config_path = words.last("config")
-    content = yaml_file.read(Path(config_path)) if config_path and not words.help else {}
+    content = yaml_file.read(Path(config_path)) if config_path is not None and not words.help else {}
     model = str(words.last("model") or content.get("model") or "")
     if words.help:
         _print_help(model if model in preset_names else preset_names[0], preset, preset_names, prog, description)
     if model not in preset_names:
-        given = f"--model {model}: unknown" if model else "--model: missing"
+        given = f"--model {shown(model)}: unknown" if model else "--model: missing"
         hint = nearest(model, preset_names) if model else ""
         raise ConfigurationError([f"{given}; accepted: {', '.join(preset_names)}{hint}"])
 
     base = _with_preset(model, preset(model))
     network_class: Any = type(base.network)
     table = flags(network_class)
+    values: dict[str, Any] = {}
     errors: list[str] = []
-    if config_path:
+    if config_path is not None:
         values, errors = yaml_file.convert_all(content, table, Path(config_path), also_legal=("model",))
-        for section in {table[name].section for name in values}:
-            changed = {name: value for name, value in values.items() if table[name].section == section}
-            setattr(base, section, dataclasses.replace(getattr(base, section), **changed))
     errors += _mistakes(words, table)
     if errors:
         raise ConfigurationError(errors)
-    return _run_tyro(_argv_for_tyro(words, table), base, preset_names, prog, description)
+    values |= _given(words, table)
+    _with_values(base, values, table)
+    return base, adapt_preset(base, values)
 
 
 def _print_help(
@@ -153,7 +161,7 @@ def _print_help(
     )
     try:
         try:
-            _run_tyro(["--help"], _with_preset(model, preset(model)), preset_names, prog, about)
+            _tyro_help(_with_preset(model, preset(model)), preset_names, prog, about)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # --help | head
@@ -169,12 +177,34 @@ def _with_preset(model: str, preset: Preset) -> RunConfig:
     return config
 
 
+def _tyro_help(base: RunConfig, preset_names: Sequence[str], prog: str, description: str) -> None:
+    classes = sections(type(base.network))
+    arguments = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("model", Annotated[Literal[tuple(preset_names)], tyro.conf.arg(help=MODEL_HELP)]),
+            ("config", Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP)]),
+            *((name, described(section)) for name, section in classes.items()),
+        ],
+    )
+    default = {name: described(section)(**vars(getattr(base, name))) for name, section in classes.items()}
+    tyro.cli(
+        arguments,
+        args=["--help"],
+        default=arguments(model=tyro.MISSING, config=None, **default),  # a required flag has no default
+        prog=prog,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes,),
+        console_outputs=launched_rank() == 0,
+    )
+
+
 def _mistakes(words: _Words, table: dict[str, Flag]) -> list[str]:
     """Every mistake of the command line; tyro would stop at the first."""
-    errors = [f"{word}: unexpected; flags start with --" for word in words.stray]
+    errors = [f"{shown(word)}: unexpected; flags start with --" for word in words.stray]
     for name, values in words.given:
         switch = table.get(name.removeprefix("no_"))
-        typed = " ".join(["--" + name.replace("_", "-"), *values])
+        typed = " ".join([shown("--" + name.replace("_", "-")), *(shown(value) or "''" for value in values)])
         if name in ("model", "config"):
             if len(values) != 1:
                 errors.append(f"{typed}: wrong value; accepted: one word")
@@ -192,63 +222,36 @@ def _mistakes(words: _Words, table: dict[str, Flag]) -> list[str]:
 def _fits(values: list[str], annotation: Any) -> bool:
     if not values or (len(values) > 1 and not takes_several(annotation)):
         return False
-    none = accepts_none(annotation) and [value.lower() for value in values] == ["none"]
     try:
-        convert(None if none else values if takes_several(annotation) else values[0], annotation)
+        _value(values, annotation)
     except ValueError:
         return False
     return True
 
 
-def _argv_for_tyro(words: _Words, table: dict[str, Flag]) -> list[str]:
-    """The command line again, with `none` as tyro spells it."""
-    argv = []
-    for name, values in words.given:
-        unset = name in table and accepts_none(table[name].annotation) and [v.lower() for v in values] == ["none"]
-        argv += ["--" + name.replace("_", "-"), *(["None"] if unset else values)]
-    return argv
+def _value(words: list[str], annotation: Any) -> Any:
+    """The words after a flag as its field's value. Raises ValueError."""
+    if accepts_none(annotation) and [word.lower() for word in words] == ["none"]:
+        return None
+    return convert(words if takes_several(annotation) else words[0], annotation)
 
 
-def _run_tyro(argv: list[str], base: RunConfig, preset_names: Sequence[str], prog: str, description: str) -> RunConfig:
-    classes = sections(type(base.network))
-    described = {name: _described(section) for name, section in classes.items()}
-    arguments = dataclasses.make_dataclass(
-        "Arguments",
-        [
-            ("model", Annotated[Literal[tuple(preset_names)], tyro.conf.arg(help=MODEL_HELP)]),
-            ("config", Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP)]),
-            *described.items(),
-        ],
-    )
-    shown_model = tyro.MISSING if argv == ["--help"] else base.model  # in the help a required flag has no default
-    default = {name: section(**_fields(getattr(base, name))) for name, section in described.items()}
-    parsed = tyro.cli(
-        arguments,
-        args=argv,
-        default=arguments(model=shown_model, config=None, **default),
-        prog=prog,
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes,),
-        console_outputs=launched_rank() == 0,
-    )
-    chosen = {name: section(**_fields(getattr(parsed, name))) for name, section in classes.items()}
-    return RunConfig(model=base.model, **chosen)
+def _given(words: _Words, table: dict[str, Flag]) -> dict[str, Any]:
+    """Field -> value of every flag; the last one of a name wins. `_mistakes` has found none."""
+    values: dict[str, Any] = {}
+    for name, given in words.given:
+        if name in ("model", "config"):
+            continue
+        if name in table and table[name].annotation is not bool:
+            values[name] = _value(given, table[name].annotation)
+        else:
+            switch = name if name in table else name.removeprefix("no_")
+            values[switch] = name == switch
+    return values
 
 
-@cache
-def _described(section_class: type) -> type:
-    """The same fields with their help on one line each; tyro would keep the docstrings' line breaks."""
-    hints, documentation = get_type_hints(section_class), field_documentation(section_class)
-    described = dataclasses.make_dataclass(
-        section_class.__name__,
-        [
-            (f.name, Annotated[hints[f.name], tyro.conf.arg(help=documentation.get(f.name, ""))])
-            for f in dataclasses.fields(section_class)
-        ],
-    )
-    described.__doc__ = section_class.__doc__
-    return described
-
-
-def _fields(section: Any) -> dict[str, Any]:
-    return {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
+def _with_values(config: RunConfig, values: dict[str, Any], table: dict[str, Flag]) -> None:
+    """Put the values into their sections."""
+    for section in {table[name].section for name in values}:
+        changed = {name: value for name, value in values.items() if table[name].section == section}
+        setattr(config, section, dataclasses.replace(getattr(config, section), **changed))

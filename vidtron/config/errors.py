@@ -1,13 +1,17 @@
 """What is wrong with a configuration, told all at once."""
 
-import os
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from vidtron.config.run import RunConfig
-from vidtron.config.world import World
+from vidtron.config.ranges import refusals
+
+if TYPE_CHECKING:
+    from vidtron.config.run import RunConfig
+    from vidtron.config.world import World
 
 EXIT_STATUS = 2
 """Status of a process that refuses its configuration."""
@@ -15,7 +19,7 @@ EXIT_STATUS = 2
 HEAD_START_SECONDS = 5.0
 """torchrun kills every rank once one has left. The others wait this long, so that rank 0 gets to print."""
 
-Check = Callable[[RunConfig, World], list[str]]
+Check = Callable[["RunConfig", "World"], list[str]]
 
 
 class ConfigurationError(ValueError):
@@ -31,8 +35,12 @@ def collect_errors(checks: Iterable[Check], config: RunConfig, world: World) -> 
 
     A check may stumble over a value that an earlier check has refused already (a size of 0 as a divisor). Such an
     exception is left out: it comes back if it still holds once those errors are mended. Without an error before it,
-    it is raised.
+    it is raised. Numbers far beyond every range and names that no file can have are told alone: a check might compute
+    with them for hours.
     """
+    refused = list(refusals(config))
+    if any(refusal.hopeless for refusal in refused):
+        return list(dict.fromkeys(refusal.message for refusal in refused))
     errors: list[str] = []
     for check in checks:
         try:
@@ -43,23 +51,18 @@ def collect_errors(checks: Iterable[Check], config: RunConfig, world: World) -> 
     return list(dict.fromkeys(errors))
 
 
-def exit_with(errors: list[str], rank: int) -> NoReturn:
-    """End the process with status 2; rank 0 prints the errors first, one a line."""
+def exit_with(errors: list[str], rank: int, status: int = EXIT_STATUS) -> NoReturn:
+    """End the process with a status; rank 0 prints the errors first, one a line."""
     if rank == 0:
         for error in errors:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(error.splitlines())}", file=sys.stderr)
         sys.stderr.flush()
     else:
         time.sleep(HEAD_START_SECONDS)
-    raise SystemExit(EXIT_STATUS)
+    raise SystemExit(status)
 
 
 def refuse(errors: list[str], world: World) -> None:
     """Return if there are no errors; else rank 0 prints each on a line and every rank exits with status 2."""
     if errors:
         exit_with(errors, world.rank)
-
-
-def launched_rank() -> int:
-    """This process's rank as the launcher gave it, before anything heavy is imported."""
-    return int(os.environ.get("RANK", "0"))

@@ -9,10 +9,12 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from vidtron.config.ranges import annotations, range_of
 from vidtron.config.run import RunConfig
 
 
@@ -25,7 +27,7 @@ class Flag:
     section: str
     """Field of RunConfig that holds it."""
     annotation: Any
-    """Its type."""
+    """Its type, with the range of its numbers."""
     help: str
     """Its docstring on one line."""
 
@@ -47,7 +49,7 @@ def flags(network_class: type) -> dict[str, Flag]:
     """Flag name (underscores) -> Flag, for every section. Raises TypeError if two sections share a name."""
     table: dict[str, Flag] = {}
     for section, section_class in sections(network_class).items():
-        hints = typing.get_type_hints(section_class)
+        hints = annotations(section_class)
         documentation = field_documentation(section_class)
         for field in dataclasses.fields(section_class):
             if field.name in table or field.name in ("model", "config", "help"):
@@ -78,13 +80,20 @@ def nearest(name: str, legal: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def _plain(annotation: Any) -> Any:
+    """The type without its metadata."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
 def accepts_none(annotation: Any) -> bool:
     """Whether a field may be unset."""
+    annotation = _plain(annotation)
     return get_origin(annotation) in (Union, types.UnionType) and types.NoneType in get_args(annotation)
 
 
 def takes_several(annotation: Any) -> bool:
     """Whether a flag takes a list of words."""
+    annotation = _plain(annotation)
     if get_origin(annotation) in (Union, types.UnionType):
         return any(takes_several(part) for part in get_args(annotation))
     return get_origin(annotation) in (list, tuple)
@@ -92,6 +101,9 @@ def takes_several(annotation: Any) -> bool:
 
 def describe(annotation: Any) -> str:
     """What a field accepts, in words."""
+    if get_origin(annotation) is Annotated:
+        accepted = range_of(annotation)
+        return describe(_plain(annotation)) + ("" if accepted is None else f", {accepted}")
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return " or ".join("none" if part is types.NoneType else describe(part) for part in parts)
@@ -111,8 +123,10 @@ def convert(value: Any, annotation: Any) -> Any:
         value: what YAML gave; numbers may also come as text (YAML 1.1 reads 1e-5 as text).
         annotation: int, float, bool, str, Path, Literal, list[...], tuple[...] or a union of these with None.
     Raises:
-        ValueError: the value does not fit. The caller names the flag and says what would.
+        ValueError: the value is not of the type. The caller names the flag and says what would be. Ranges of numbers
+            are for `ranges.refusals`.
     """
+    annotation = _plain(annotation)
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() == "none" and types.NoneType in parts):
@@ -141,11 +155,13 @@ def convert(value: Any, annotation: Any) -> Any:
 
 
 def _convert_scalar(value: Any, annotation: type) -> Any:
-    if value is None or isinstance(value, list | dict) or isinstance(value, bool) != (annotation is bool):
+    if not isinstance(value, str | int | float | date) or isinstance(value, bool) != (annotation is bool):
         raise ValueError
     if annotation is bool:
         return value
     if annotation is int and isinstance(value, float):
+        raise ValueError
+    if annotation is Path and value == "":  # which would be the current folder
         raise ValueError
     return annotation(str(value))
 

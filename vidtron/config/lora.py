@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from vidtron.config.ranges import Range
 
 
 @dataclass
 class AdaptationConfig:
     """LoRA and frozen weights"""
 
-    lora_rank: int | None = None
+    lora_rank: Annotated[int, Range(1, 4096)] | None = None
     """Train low-rank adapters of this rank beside frozen weights; unset: none."""
-    lora_alpha: float | None = None
+    lora_alpha: Annotated[float, Range(0, 1_000_000, above=True)] | None = None
     """An adapter's product is multiplied by alpha / rank; unset: the rank. SAT's configurations use 1."""
-    lora_dropout: float = 0.0
+    lora_dropout: Annotated[float, Range(0, 1, below=True)] = 0.0
     """Share of an adapter's inputs that is set to zero in training."""
     lora_target_modules: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     """Linear layers that get an adapter, by their names in diffusers' network."""

@@ -1,7 +1,11 @@
 """What the network learns."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from vidtron.config.ranges import Range
+
+_Share = Annotated[float, Range(0, 1)]
 
 
 @dataclass
@@ -11,22 +15,22 @@ class ObjectiveConfig:
     schedule: Literal["zero-snr", "ddpm-linear", "ddpm-scaled-linear", "ddpm-cosine", "flow", "edm"] = "zero-snr"
     """Noise schedule. zero-snr: scaled-linear, rescaled to zero terminal SNR (CogVideoX); ddpm-*: tables of betas;
     flow: rectified flow; edm: alpha 1, sigma from --edm-sigma-min to --edm-sigma-max."""
-    noise_shift: float = 1.0
+    noise_shift: Annotated[float, Range(1e-4, 1e4)] = 1.0
     """Shift of a table (zero-snr, ddpm-*): abar / (shift + (1 - shift) abar)."""
     noise_shift_after_rescale: bool = False
     """zero-snr: shift after the rescale to zero terminal SNR, not before it."""
     noise_shift_keep_start: bool = False
     """zero-snr: lessen the first beta, so that the shift leaves the first level about where it was."""
-    edm_sigma_min: float = 0.002
+    edm_sigma_min: Annotated[float, Range(1e-6, 1e6)] = 0.002
     """edm: least noise."""
-    edm_sigma_max: float = 80.0
+    edm_sigma_max: Annotated[float, Range(1e-6, 1e6)] = 80.0
     """edm: most noise."""
-    edm_rho: float = 7.0
+    edm_rho: Annotated[float, Range(0.1, 100)] = 7.0
     """edm: bend of Karras' ramp, along which samplers walk."""
     parameterization: Literal["velocity", "epsilon", "x0", "flow", "flow-to-data", "edm"] = "velocity"
     """What the output means. velocity: alpha noise - sigma x0; epsilon: the noise; x0: the clean latent; flow: noise -
     x0; flow-to-data: x0 - noise (Open-Sora 1.2); edm: EDM's preconditioning."""
-    data_std: float = 1.0
+    data_std: Annotated[float, Range(1e-4, 1e4)] = 1.0
     """Standard deviation of the latents, for EDM's preconditioning and weighting."""
     predicted_variance: Literal["none", "learned", "bound-only", "ignored"] = "none"
     """A second half of the output's channels, the reverse process's variance. learned: by the variational bound beside
@@ -36,43 +40,43 @@ class ObjectiveConfig:
     loss_weighting: Literal["constant", "min-snr", "soft-min-snr", "edm", "sat-clamp", "p2"] = "constant"
     """Weight of a noise level. constant and p2 weigh the output's error, the others the clean latent's, under every
     parameterization alike."""
-    snr_gamma: float = 5.0
+    snr_gamma: Annotated[float, Range(1e-4, 1e6)] = 5.0
     """gamma of min-snr and soft-min-snr."""
-    sat_clamp: float | None = None
+    sat_clamp: Annotated[float, Range(1e-4, 1e6)] | None = None
     """sat-clamp: bound of SAT's weight 1 / sigma^2 (its min_snr_value); unset: none."""
     timestep_density: Literal["uniform", "log-normal", "logit-normal", "mode", "speed"] = "uniform"
     """Which noise levels are trained how often. log-normal: in sigma / alpha (EDM); logit-normal and mode: in the
     place on the schedule (Stable Diffusion 3); speed: fewer of the noisiest (Open-Sora's iddpm-speed)."""
-    density_mean: float | None = None
+    density_mean: Annotated[float, Range(-100, 100)] | None = None
     """log-normal, logit-normal: mean of the logarithm or logit; unset: -1.2 and 0."""
-    density_std: float | None = None
+    density_std: Annotated[float, Range(1e-3, 100)] | None = None
     """log-normal, logit-normal: standard deviation of it; unset: 1.2 and 1."""
-    density_mode_scale: float = 1.29
+    density_mode_scale: Annotated[float, Range(-1, 1.75)] = 1.29
     """mode: -1 to 1.75; 0 is uniform."""
-    timestep_range: tuple[float, float] = (0.0, 1.0)
+    timestep_range: tuple[_Share, _Share] = (0.0, 1.0)
     """FROM TO: the part of the schedule that is trained, 0 clean and 1 noise; a model of two experts trains each on
     its part."""
-    timestep_shift: float = 1.0
+    timestep_shift: Annotated[float, Range(1e-3, 1000)] = 1.0
     """Multiplies sigma / alpha of the drawn levels, and of a rectified flow's sampling steps."""
     timestep_shift_by_size: bool = False
     """Multiply --timestep-shift by sqrt(height width / 512^2) sqrt(latent frames), as Open-Sora 1.2."""
     timestep_sampling: Literal["uniform", "stratified", "rank-groups"] = "stratified"
     """uniform: independent draws; stratified: one draw in each stratum of the global batch; rank-groups: CogVideoX's
     published groups of data-parallel ranks, each drawing from its part of the timesteps."""
-    timestep_ranks: int | None = None
+    timestep_ranks: Annotated[int, Range(1, 65536)] | None = None
     """rank-groups: data-parallel ranks of the run that is reproduced; each takes an equal run of the global batch."""
-    timestep_groups: int | None = None
+    timestep_groups: Annotated[int, Range(1, 65536)] | None = None
     """rank-groups: CogVideoX 1.5's group_num; unset: 1.0's rule, the most groups that divide ranks and timesteps."""
-    offset_noise: float = 0.0
+    offset_noise: Annotated[float, Range(0, 100)] = 0.0
     """Factor of a normal number, one a sample, that is added to its noise."""
     frame_masks: list[str] = field(default_factory=list)
     """STRATEGY PROBABILITY ...: latent frames that are given to the model clean, as Open-Sora's masks (image_head 0.1
     quarter_tail 0.05 ...); what is left to 1 trains on all frames."""
-    text_dropout: float = 0.1
+    text_dropout: _Share = 0.1
     """Share of samples that lose their text."""
     null_text: Literal["zeros", "empty-prompt"] = "zeros"
     """What they get instead: an embedding of zeros (SAT) or that of an empty prompt (diffusers)."""
-    image_dropout: float = 0.05
+    image_dropout: _Share = 0.05
     """Image-to-video models: share of samples whose image condition is set to zero."""
     image_noise: bool = True
     """Image-to-video models: noise of standard deviation exp(N(-3, 0.5)) on the condition's pixels."""

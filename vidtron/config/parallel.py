@@ -1,7 +1,9 @@
 """How the ranks of a run are divided."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from vidtron.config.ranges import Range
 
 CpCommType = Literal["auto", "a2a", "all_gather", "p2p", "a2a+p2p"]
 
@@ -10,13 +12,13 @@ CpCommType = Literal["auto", "a2a", "all_gather", "p2p", "a2a+p2p"]
 class ParallelConfig:
     """Parallel layout"""
 
-    tensor_model_parallel_size: int = 1
+    tensor_model_parallel_size: Annotated[int, Range(1, 65536)] = 1
     """Ranks that share each layer's weights (TP)."""
-    pipeline_model_parallel_size: int = 1
+    pipeline_model_parallel_size: Annotated[int, Range(1, 65536)] = 1
     """Pipeline stages (PP)."""
-    num_layers_per_virtual_pipeline_stage: int | None = None
+    num_layers_per_virtual_pipeline_stage: Annotated[int, Range(1, 1000)] | None = None
     """Layers of one model chunk under the interleaved pipeline schedule; unset: one chunk per stage."""
-    context_parallel_size: int = 1
+    context_parallel_size: Annotated[int, Range(1, 65536)] = 1
     """Ranks that share one sample's token sequence (CP)."""
     sequence_parallel: bool = False
     """Split the tokens outside attention and MLP over the TP group as well (SP)."""
@@ -28,5 +30,5 @@ class ParallelConfig:
     """Interleaved schedule: overlap the transfers between stages with computation."""
     distributed_backend: Literal["auto", "nccl", "gloo"] = "auto"
     """auto: nccl where there are GPUs, else gloo."""
-    distributed_timeout_minutes: float = 10
+    distributed_timeout_minutes: Annotated[float, Range(0.001, 525_600)] = 10
     """A collective that takes longer than this ends the run."""

@@ -1,7 +1,9 @@
 """Number formats and what is recomputed in the backward pass."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from vidtron.config.ranges import Range
 
 
 @dataclass
@@ -14,7 +16,7 @@ class PrecisionConfig:
     """FP8 for the linear layers, through Transformer Engine (needs --bf16). hybrid: e4m3 forward, e5m2 backward."""
     fp8_recipe: Literal["delayed", "tensorwise", "blockwise"] = "delayed"
     """How FP8 scales are found."""
-    fp8_amax_history_len: int = 1024
+    fp8_amax_history_len: Annotated[int, Range(1, 65536)] = 1024
     """delayed recipe: steps of absolute maxima that are remembered."""
     fp8_amax_compute_algo: Literal["most_recent", "max"] = "max"
     """delayed recipe: which remembered maximum sets the scale."""
@@ -27,5 +29,5 @@ class PrecisionConfig:
     recomputed."""
     recompute_method: Literal["uniform", "block"] | None = None
     """full recomputation: uniform groups of layers, or only the first layers of each stage."""
-    recompute_num_layers: int | None = None
+    recompute_num_layers: Annotated[int, Range(1, 1000)] | None = None
     """uniform: layers in a group; block: layers of each stage that are recomputed."""

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from vidtron.config.ranges import Range
 from vidtron.curation.frames import frames_at_shares
 from vidtron.curation.step import Measure, ModelStep, missing_files
 from vidtron.curation.table import Row
@@ -41,9 +42,9 @@ class Caption(ModelStep):
     """What the model is asked."""
     shares: tuple[float, ...] = (0.1, 0.5, 0.9)
     """Which frames it sees, 0 for the first and 1 for the last; models made for one picture get one: 0.5."""
-    short_side: int = 336
+    short_side: Annotated[int, Range(1, 16384)] = 336
     """Pixels; frames are made smaller to it."""
-    max_new_tokens: int = 300
+    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = 300
     """Longest caption."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights; auto: as they are stored."""

@@ -3,7 +3,6 @@
 Shapes: B images, C features.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vidtron.config.foreign_json import parse_json
 from vidtron.curation.step import load_state
 from vidtron.curation.table import CurationError
 
@@ -84,8 +84,11 @@ def load_head(path: Path) -> torch.nn.Sequential:
 
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
     path = folder / "preprocessor_config.json"
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return list(about.get("image_mean", _MEAN)), list(about.get("image_std", _STD))
+    try:
+        about: dict[str, Any] = parse_json(path.read_bytes()) if path.is_file() else {}
+        return list(about.get("image_mean", _MEAN)), list(about.get("image_std", _STD))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CurationError(f"{path}: cannot be read ({error}); accepted: that of a CLIP model") from error
 
 
 def _tensor(output: Any) -> Tensor:

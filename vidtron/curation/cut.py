@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pyarrow as pa
 
+from vidtron.config.ranges import Range, name_error
 from vidtron.curation.probing import PROBED
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import ERROR, Row
@@ -30,30 +31,23 @@ class Cut(RowStep):
 
     clips: Path
     """Folder for the clips, new or empty."""
-    min_seconds: float = 0.0
+    min_seconds: Annotated[float, Range(0, 1_000_000)] = 0.0
     """A shorter scene becomes a row with an error instead of a clip."""
-    max_seconds: float | None = None
+    max_seconds: Annotated[float, Range(0, 1_000_000, above=True)] | None = None
     """A longer scene is cut off here."""
-    short_side: int | None = None
+    short_side: Annotated[int, Range(1, 16384)] | None = None
     """Pixels; clips are made smaller to it, never larger. Unset: as they are."""
-    fps: float | None = None
+    fps: Annotated[float, Range(0.001, 1000)] | None = None
     """Frames a second, by time stamps; unset: every frame with its time stamp."""
     codec: Codec = "h264"
     """How clips are stored."""
 
     def errors(self, resuming: bool) -> list[str]:
-        """Also numbers that make no sense, and a folder that holds something else."""
+        """Also a folder that holds something else."""
         found = super().errors(resuming)
-        for flag, value in (
-            ("--short-side", self.short_side),
-            ("--fps", self.fps),
-            ("--max-seconds", self.max_seconds),
-        ):
-            if value is not None and not value > 0:
-                found.append(f"cut {flag} {value:g}: accepted: more than 0")
-        if self.min_seconds < 0:
-            found.append(f"cut --min-seconds {self.min_seconds:g}: accepted: 0 or more")
-        if not resuming and self.clips.exists() and not (self.clips.is_dir() and not any(self.clips.iterdir())):
+        if resuming or name_error(str(self.clips)) is not None or not self.clips.exists():
+            return found
+        if not self.clips.is_dir() or any(self.clips.iterdir()):
             found.append(f"cut --clips {self.clips}: is there already; accepted: a new or empty folder")
         return found
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from vidtron.config.ranges import Range
 from vidtron.curation.frames import every
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import Row
@@ -45,19 +46,11 @@ class Motion(RowStep):
     adds: ClassVar[Mapping[str, pa.DataType]] = {"motion": pa.string()}
     packages: ClassVar[Mapping[str, str]] = {"cv2": "opencv-python-headless"}
 
-    frame_interval: int = 15
+    frame_interval: Annotated[int, Range(1, 1_000_000)] = 15
     """Every so-many-th frame is looked at."""
-    short_side: int | None = None
+    short_side: Annotated[int, Range(1, 16384)] | None = None
     """Pixels to make frames smaller to first, which is faster; the limit of a static camera, 1 pixel, is then one of
     the small picture. Unset: as they are."""
-
-    def errors(self, resuming: bool) -> list[str]:
-        """Also numbers that make no sense."""
-        found = super().errors(resuming)
-        for flag, value in (("--frame-interval", self.frame_interval), ("--short-side", self.short_side)):
-            if value is not None and value < 1:
-                found.append(f"motion {flag} {value}: accepted: 1 or more")
-        return found
 
     def open(self, worker: int) -> Measure:
         """Imports OpenCV."""

@@ -7,11 +7,12 @@ that lies inside the rapidocr package (PP-OCR) instead of DBNet++.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from vidtron.config.ranges import Range
 from vidtron.curation.frames import count_frames, frames_at
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import Row
@@ -32,15 +33,8 @@ class Ocr(RowStep):
         "onnxruntime": "onnxruntime",
     }
 
-    min_score: float = 0.3
+    min_score: Annotated[float, Range(0, 1, below=True)] = 0.3
     """A box counts if the detector is surer than this."""
-
-    def errors(self, resuming: bool) -> list[str]:
-        """Also a score that none can have."""
-        found = super().errors(resuming)
-        if not 0 <= self.min_score < 1:
-            found.append(f"ocr --min-score {self.min_score:g}: accepted: 0 to 1")
-        return found
 
     def open(self, worker: int) -> Measure:
         """Load the detector from the package."""

@@ -8,11 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from vidtron.config.ranges import Range, refusals
 from vidtron.curation.step import RowStep
 from vidtron.curation.table import (
     ERROR,
@@ -33,12 +35,12 @@ Results = Generator[tuple[int, list[Row]], None, None]
 class Running:
     """How a step is run; nothing here changes the table."""
 
-    workers: int | None = None
+    workers: Annotated[int, Range(0, 4096)] | None = None
     """Processes; unset: one per CPU; for steps that run a network one per GPU, or a single one without GPUs; 0: in the
     command's own process."""
-    rows_per_part: int = 64
+    rows_per_part: Annotated[int, Range(1, 1_000_000)] = 64
     """Rows after which an interrupted run need not repeat them."""
-    row_seconds: float = 600.0
+    row_seconds: Annotated[float, Range(0, 10_000_000, above=True)] = 600.0
     """A row that takes longer is tried once more and then gets an error."""
     ray_address: str | None = None
     """Address of a Ray cluster (auto, ray://HOST:PORT) whose nodes do the work, or local: a Ray of this machine.
@@ -111,13 +113,7 @@ def result_of(output: Path, already_complete: bool = False) -> Result:
 
 
 def _check_running(running: Running) -> None:
-    errors = []
-    if running.workers is not None and running.workers < 0:
-        errors.append(f"--workers {running.workers}: accepted: 0 or more")
-    if running.rows_per_part < 1:
-        errors.append(f"--rows-per-part {running.rows_per_part}: accepted: 1 or more")
-    if not running.row_seconds > 0:
-        errors.append(f"--row-seconds {running.row_seconds:g}: accepted: more than 0")
+    errors = [refusal.message for refusal in refusals(running)]
     if errors:
         raise CurationError("\n".join(errors))
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pyarrow as pa
 
+from vidtron.config.ranges import Range
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import Row
 from vidtron.data.decoding.pyav import UndecodableError
@@ -21,9 +22,9 @@ class Scenes(RowStep):
     adds: ClassVar[Mapping[str, pa.DataType]] = {"scenes": SCENES}
     packages: ClassVar[Mapping[str, str]] = {"scenedetect": "scenedetect-headless"}
 
-    threshold: float = 3.0
+    threshold: Annotated[float, Range(0, 1000)] = 3.0
     """How many times the change from frame to frame exceeds that of its neighbours at a cut."""
-    min_scene_frames: int = 15
+    min_scene_frames: Annotated[int, Range(1, 1_000_000)] = 15
     """No cut comes sooner after the last one."""
 
     def open(self, worker: int) -> Measure:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from vidtron.config.ranges import refusals
 from vidtron.curation.table import ERROR, PATH_COLUMNS, Row
 
 Measure = Callable[[Row], list[Row]]
@@ -34,7 +35,8 @@ class RowStep:
 
     def errors(self, resuming: bool) -> list[str]:
         """What is missing or impossible, known before a row is read; one message each."""
-        return missing_packages(self.name, self.packages)
+        numbers = [refusal.message for refusal in refusals(self, f"{self.name} --")]
+        return [*missing_packages(self.name, self.packages), *numbers]
 
     def schema(self, given: pa.Schema) -> pa.Schema:
         """Columns of the output for those of the input; `error` is last."""

@@ -18,6 +18,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from vidtron.config.foreign_json import parse_json
+
 Row = dict[str, Any]
 PATH_COLUMNS = ("path", "source")
 ERROR = "error"
@@ -53,8 +55,10 @@ class Provenance:
 
     @staticmethod
     def from_json(text: str | bytes) -> "Provenance":
-        """Inverse of `to_json`."""
-        content = json.loads(text)
+        """Inverse of `to_json`; ValueError for other text."""
+        content = parse_json(text)
+        if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict) or "step" not in content:
+            raise ValueError("it tells no command")
         return Provenance(content["step"], content["arguments"])
 
 
@@ -79,14 +83,14 @@ def read_table(path: Path, flag: str = "--input", needs: Iterable[str] = ("path"
         ".parquet": pq.read_table,
         ".csv": pyarrow.csv.read_csv,
         ".tsv": lambda file: pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
-        ".jsonl": pyarrow.json.read_json,
+        ".jsonl": _read_jsonl,
     }
     if not path.is_file() or path.suffix not in readers:
         problem = "accepted: a table" if path.is_file() else "no such file; accepted: a table"
         raise CurationError(f"{flag} {path}: {problem} ({', '.join(readers)})")
     try:
         table = readers[path.suffix](path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CurationError(f"{flag} {path}: cannot be read ({error})") from error
     missing = [name for name in needs if name not in table.column_names]
     if missing:
@@ -97,13 +101,28 @@ def read_table(path: Path, flag: str = "--input", needs: Iterable[str] = ("path"
     return _with_paths(table, lambda value: value if "://" in value else os.path.normpath(os.path.join(folder, value)))
 
 
+def _read_jsonl(path: Path) -> pa.Table:
+    """A table of JSON lines. Arrow's own parser ends the process at deep nesting, so nothing unchecked reaches it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    parse_json(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+    return pyarrow.json.read_json(path)
+
+
 def provenance_of(path: Path) -> Provenance | None:
     """What made a table, or None for a file that no step has written."""
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError):
         return None
-    return Provenance.from_json(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None
+    try:
+        return Provenance.from_json(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None
+    except ValueError:
+        return None
 
 
 def already_made(output: Path, provenance: Provenance) -> bool:

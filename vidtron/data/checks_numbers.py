@@ -3,25 +3,16 @@
 from collections.abc import Iterator
 
 from vidtron.config.data import DataConfig
+from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
 
-_AT_LEAST_ONE = ("num_frames", "height", "width", "shuffle_slice", "shuffle_window", "frame_interval")
-_AT_LEAST_NOTHING = ("num_workers", "prefetch_samples", "max_bad_samples")
 BUCKET_CONFIG = "accepted: with --bucket-config"
 
 
 def check_numbers(config: RunConfig) -> Iterator[str]:
     """One message for each error, starting with the flag."""
     data = config.data
-    for smallest, names in ((1, (*_AT_LEAST_ONE, "bucket_batch_multiple")), (0, _AT_LEAST_NOTHING)):
-        for name in names:
-            value = getattr(data, name)
-            if value < smallest:
-                yield f"{flag_of(name)} {value}: accepted: {smallest} or more"
-    if data.fps is not None and not data.fps > 0:
-        yield f"--fps {data.fps:g}: accepted: more than 0"
-    if not data.data_cache_gib > 0:
-        yield f"--data-cache-gib {data.data_cache_gib:g}: accepted: more than 0"
+    yield from (refusal.message for refusal in refusals(data))
     if data.fps is not None and data.frame_interval > 1:
         yield f"--frame-interval {data.frame_interval} with --fps: accepted: one of the two"
     yield from _check_sat(data)
@@ -47,8 +38,6 @@ def flag_of(field: str) -> str:
 
 def _check_batches(data: DataConfig) -> Iterator[str]:
     tokens = data.global_batch_tokens
-    if tokens is not None and tokens < 1:
-        yield f"--global-batch-tokens {tokens}: accepted: 1 or more"
     if data.bucket_batch == "tokens" and tokens is None:
         yield "--bucket-batch tokens: accepted: with --global-batch-tokens"
     if data.bucket_batch != "tokens" and tokens is not None:

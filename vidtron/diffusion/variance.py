@@ -24,9 +24,9 @@ def split_variance(output: Tensor) -> tuple[Tensor, Tensor]:
 class Posterior:
     """q(x_{t-1} | x_t, x0) for each timestep of a schedule with alpha^2 + sigma^2 = 1, or of a part of one.
 
-    Tables are fp32 [N], and recomputed in fp32 from the betas as IDDPM's code and Open-Sora do: at the first few
-    timesteps that moves them in the fourth digit, and with them the bound. What comes before the first timestep is the
-    clean latent.
+    Tables are fp32 [N], and made of betas and squared signal levels that are rounded to fp32, as in IDDPM's code and
+    Open-Sora: at the first few timesteps that moves them in the fourth digit, and with them the bound. The product in
+    between is fp64, as torch's of fp32 is on a CPU. What comes before the first timestep is the clean latent.
     """
 
     def __init__(self, alpha_bar: Tensor):
@@ -36,7 +36,7 @@ class Posterior:
         """
         self.beta = (1 - alpha_bar / _one_before(alpha_bar)).float()
         alpha = 1 - self.beta
-        self.alpha_bar = torch.cumprod(alpha, dim=0)
+        self.alpha_bar = torch.cumprod(alpha.double(), dim=0).float()
         before = _one_before(self.alpha_bar)
         self.variance = self.beta * (1 - before) / (1 - self.alpha_bar)
         self.log_variance = self.variance.log()

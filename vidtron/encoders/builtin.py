@@ -96,6 +96,8 @@ class SpaceTimeTransform:
     latent_channels = 16
     temporal_ratio = _FRAMES
     spatial_ratio = _PIXELS
+    has_variance = False
+    """Whether posteriors are more than points."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)

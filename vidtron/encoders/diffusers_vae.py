@@ -34,6 +34,9 @@ def vae_folder(path: Path) -> Path:
 class DiffusersVideoAutoencoder:
     """AutoencoderKLCogVideoX from a local folder, frozen. Needs the diffusers package (ImportError without it)."""
 
+    has_variance = True
+    """Whether posteriors are more than points."""
+
     def __init__(
         self,
         path: Path,

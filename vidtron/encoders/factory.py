@@ -97,8 +97,6 @@ def check(
 
 
 def _check_options(config: EncoderConfig, world: World) -> Iterator[str]:
-    if config.encode_ahead < 0:
-        yield f"--encode-ahead {config.encode_ahead}: accepted: 0 or more"
     cache = config.latent_cache
     if cache is not None and cache.exists() and not cache.is_dir():
         yield f"--latent-cache {cache}: is a file; accepted: a folder, new or of an earlier run"

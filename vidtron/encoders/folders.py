@@ -2,9 +2,10 @@
 transformers."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
+
+from vidtron.config.foreign_json import parse_json
 
 _WEIGHTS = (".safetensors", ".bin")
 _SPOTS, _SPOT_BYTES = 64, 65536
@@ -14,7 +15,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json; ValueError where it is not readable as JSON."""
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
     if not isinstance(content, dict):

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from vidtron.config.parallel import ParallelConfig
+from vidtron.config.ranges import Range
 from vidtron.encoders.diffusers_vae import LATENT_FRAMES_AT_ONCE
 from vidtron.inference.sampling import SamplerConfig
 
@@ -18,9 +19,9 @@ class GivenFramesConfig:
     mask_strategy: str | None = None
     """Latent frames that are given, as Open-Sora says it: loop,reference,reference_start,target_start,length,edit; ...
     (fields left out: 0,0,0,0,1,0; edit 0 keeps a frame, 1 makes it anew)."""
-    loop: int = 1
+    loop: Annotated[int, Range(1, 10_000)] = 1
     """Clips of a video, each of which goes on from the last; a prompt |0|a|2|b changes with them."""
-    condition_frames: int = 4
+    condition_frames: Annotated[int, Range(1, 1000)] = 4
     """--loop: latent frames at the end of a clip that the next one is given."""
 
 
@@ -37,25 +38,25 @@ class SamplingConfig:
     """SAT: open .pt files that need more than tensors and plain values; they can run any code."""
     lora_base: Path | None = None
     """Folder of the frozen weights below --load's adapters, if they are not where the checkpoint says."""
-    sampling_steps: int = 50
+    sampling_steps: Annotated[int, Range(1, 10_000)] = 50
     """Evaluations of the network for one video."""
-    guidance_scale: float = 6.0
+    guidance_scale: Annotated[float, Range(0, 1000)] = 6.0
     """Classifier-free guidance; 1: none."""
     ema: str | None = None
     """Sample from this average of the weights (0.9999, power_0.05; SAT's: ema); unset: from the weights."""
     dtype: Literal["fp32", "bf16"] | None = None
     """Compute in it; unset: as in the training, and weights of other formats as they are stored (fp16: bf16)."""
-    seed: int = 1234
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 1234
     """The noise of a video depends on this and on the prompt's number alone."""
     negative_prompt: str | None = None
     """Guidance leads away from this text; unset: from what the training drops text to."""
-    num_frames: int | None = None
+    num_frames: Annotated[int, Range(1, 10_000)] | None = None
     """Frames of a video; unset: as in the training."""
-    height: int | None = None
+    height: Annotated[int, Range(1, 16384)] | None = None
     """Pixels; unset: as in the training."""
-    width: int | None = None
+    width: Annotated[int, Range(1, 16384)] | None = None
     """Pixels; unset: as in the training."""
-    fps: float | None = None
+    fps: Annotated[float, Range(0.001, 1000)] | None = None
     """Frames a second at which the videos play; unset: as in the training, or 8."""
     image_latent_scale: Literal["scaled", "unscaled", "inverted"] | None = None
     """Image-to-video models: the image's latents are multiplied by the scale factor (SAT's training), by 1 (its
@@ -69,7 +70,7 @@ class SamplingConfig:
     """Local folder of a transformers T5 encoder and tokenizer; unset: the training's text encoder."""
     vae_tiling: bool = False
     """Autoencoder of --vae-path: decode overlapping tiles of the picture. Less memory, a slightly different result."""
-    vae_frames_at_once: int = LATENT_FRAMES_AT_ONCE
+    vae_frames_at_once: Annotated[int, Range(2, 10_000)] = LATENT_FRAMES_AT_ONCE
     """Autoencoder of --vae-path: latent frames that are decoded at a time. More are faster and take more memory."""
     method: SamplerConfig = field(default_factory=SamplerConfig)
     given: GivenFramesConfig = field(default_factory=GivenFramesConfig)

@@ -23,7 +23,6 @@ from vidtron.diffusion.density import (
 from vidtron.diffusion.objective import Objective
 from vidtron.diffusion.schedule import DDPMSchedule, Schedule, ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import RankGroups
-from vidtron.diffusion.variance import Posterior
 
 
 def objective_of(config: ObjectiveConfig) -> Objective:
@@ -130,7 +129,7 @@ def _density(config: ObjectiveConfig, schedule: Schedule) -> Density:
             return Mode(config.density_mode_scale)
         case "speed":
             assert isinstance(schedule, DDPMSchedule)
-            return speed_density((1 - Posterior(schedule.alpha_bar).alpha_bar).sqrt())
+            return speed_density(schedule.levels(range(schedule.timesteps))[1])
 
 
 def _moments(config: ObjectiveConfig, mean: float, std: float) -> tuple[float, float]:

@@ -1,12 +1,12 @@
 """What the videos are to show: from the command line, from a text file or from a JSONL file."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vidtron.config.errors import ConfigurationError
+from vidtron.config.foreign_json import parse_json
 
 _KEYS: dict[str, type | tuple[type, ...]] = {"prompt": str, "image": str, "seed": int, "negative_prompt": str}
 
@@ -125,7 +125,7 @@ def _read(file: Path, flag: str) -> list[dict[str, Any]]:
 
 
 def _entry(line: str, folder: Path) -> dict[str, Any]:
-    entry = json.loads(line)
+    entry = parse_json(line)
     if not isinstance(entry, dict) or "prompt" not in entry:
         raise ValueError(f'accepted: a JSON object with "prompt" and, if wanted, {", ".join(list(_KEYS)[1:])}')
     for key, value in entry.items():

@@ -1,10 +1,11 @@
 """Which sampler and which guidance, from their flags."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
+from vidtron.config.ranges import Range
 from vidtron.config.run import RunConfig
 from vidtron.diffusion.continuous import FlowSchedule
 from vidtron.diffusion.denoising import Denoiser, Network
@@ -28,7 +29,7 @@ class SamplerConfig:
     second order for flow and edm; ancestral: DDPM's, with the variance the model has learned (Open-Sora 1.1's)."""
     sampler_table: Literal["training", "sat"] = "training"
     """zero-snr: sample at the levels of the training (diffusers) or at SAT's, rescaled for the steps."""
-    sampler_eta: float = 0.0
+    sampler_eta: Annotated[float, Range(0, 1)] = 0.0
     """ddim: 0 adds no noise, 1 as much as the posterior has."""
     timestep_spacing: Literal["trailing", "even", "ddim"] = "trailing"
     """Timesteps of a table. trailing: from the last down, 0 left out; even: both ends (Open-Sora 1.1); ddim: at a
@@ -37,7 +38,7 @@ class SamplerConfig:
     """ancestral, where no variance is learned: the least or the greatest sensible one."""
     guidance: Literal["constant", "dynamic"] = "constant"
     """dynamic: CogVideoX's, between 1 and 1 + --guidance-scale."""
-    guidance_channels: int | None = None
+    guidance_channels: Annotated[int, Range(1, 4096)] | None = None
     """Guide only so many of the latent's channels (Open-Sora 1.1: 3); unset: all."""
 
 

@@ -15,6 +15,7 @@ import torch
 
 import vidtron
 from vidtron.config.run import RunConfig
+from vidtron.config.storage import whole_file, writing
 from vidtron.config.world import World
 from vidtron.inference import weights
 from vidtron.inference.config import SamplingConfig
@@ -61,7 +62,7 @@ class VideoFiles:
         """Write one video; returns the mp4's path.
 
         Raises:
-            OSError: a file cannot be written.
+            StorageError: a file cannot be written. Those before it are whole.
         """
         stem = self.output.output / stem_of(video.prompt)
         files = {"video": stem.with_name(f"{stem.name}.mp4")}
@@ -70,13 +71,21 @@ class VideoFiles:
             files["frames"] = stem
             if stem.is_dir():  # of a video with more frames
                 shutil.rmtree(stem)
-            write_frames(stem, video.frames_TCHW)
+            try:
+                with writing(stem, "make room there"):
+                    write_frames(stem, video.frames_TCHW)
+            except BaseException:
+                shutil.rmtree(stem, ignore_errors=True)
+                raise
         if self.output.write_latents:
             files["latents"] = stem.with_name(f"{stem.name}.pt")
-            torch.save(video.latents_TCHW.clone(), files["latents"])
+            with writing(files["latents"], "make room there"), whole_file(files["latents"]) as part:
+                torch.save(video.latents_TCHW.clone(), part)
         record = {**self._record(video), "files": {kind: path.name for kind, path in files.items()}}
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        stem.with_name(f"{stem.name}.json").write_text(text, encoding="utf-8")
+        about = stem.with_name(f"{stem.name}.json")
+        with writing(about, "make room there"), whole_file(about) as part:
+            part.write_text(text, encoding="utf-8")
         return files["video"]
 
     def _record(self, video: Video) -> dict[str, Any]:

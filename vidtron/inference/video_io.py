@@ -11,6 +11,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from vidtron.config.storage import whole_file, writing
+
 _LABEL_HEIGHT, _GAP = 16, 4  # pixels
 _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
@@ -42,6 +44,7 @@ def write_video(path: Path | str, frames_TCHW: Tensor, fps: float) -> None:
     An odd height or width loses its last row or column: 4:2:0 colour has none.
 
     Raises:
+        StorageError: it cannot be written; nothing is left of it.
         ValueError: no frames, not uint8, not three colours, or smaller than 2 x 2.
     """
     from fractions import Fraction
@@ -53,8 +56,11 @@ def write_video(path: Path | str, frames_TCHW: Tensor, fps: float) -> None:
     if not len(frames_TCHW) or not height or not width:
         raise ValueError(f"a video of shape {tuple(frames_TCHW.shape)} cannot be written")
     rate = Fraction(fps).limit_denominator(1001)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4") as container:
+    with (
+        writing(Path(path), "make room there"),
+        whole_file(Path(path)) as part,
+        av.open(str(part), "w", format="mp4") as container,
+    ):
         stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for image_HWC in frames_TCHW[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy():

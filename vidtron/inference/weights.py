@@ -1,5 +1,6 @@
 """Where the model that is sampled comes from: a run's checkpoint, or weights in any format."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError, WeightSource
 from vidtron.checkpoint.formats.megatron import run_configuration
 from vidtron.config import cli
+from vidtron.config.launcher import launched_rank
 from vidtron.config.run import RunConfig
 from vidtron.inference.config import SamplingConfig
 from vidtron.models import registry
@@ -37,6 +39,9 @@ def configuration_of(config: SamplingConfig) -> RunConfig:
             raise ValueError(f"--model {config.model}: {path} names its model itself; accepted: without --model")
         return cli.load(path / "config.yaml", registry.preset, registry.preset_names())
     source = _open(config)
+    if launched_rank() == 0:
+        for warning in source.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     run = run_configuration(source.model, source.network, source.sample)
     run.precision.bf16 = source.dtype(source.rows[0].ours) != torch.float32
     if source.format == "diffusers":

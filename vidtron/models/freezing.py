@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ def errors(names: Sequence[str], adaptation: AdaptationConfig) -> list[str]:
     for flag, patterns in (("freeze", adaptation.freeze), ("train-only", adaptation.train_only)):
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
-                near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+                kinds = {re.sub(r"[0-9]+", "*", name): name for name in reversed(names)}  # one of all layers
+                near = difflib.get_close_matches(pattern, kinds.values(), n=3, cutoff=0.0)
                 found.append(f"--{flag} {pattern}: no weight has such a name; accepted: for example {', '.join(near)}")
     if found:
         return found

@@ -21,6 +21,7 @@ from vidtron.parallel.agreement import (  # noqa: E402
     gather_objects,
     gather_tensors,
     memory_statistics,
+    on_first_rank,
     synchronize,
 )
 from vidtron.parallel.check import (  # noqa: E402
@@ -52,6 +53,7 @@ __all__ = [
     "memory_statistics",
     "model_parallel_size",
     "named_generator",
+    "on_first_rank",
     "pair_of",
     "sample_generator",
     "sample_random",

@@ -1,13 +1,17 @@
 """What ranks tell each other outside the network: flags, objects, tensors; and the state of their device."""
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
+from vidtron.config.storage import StorageError
 from vidtron.parallel.groups import Groups
+
+T = TypeVar("T")
 
 
 def any_rank(flag: bool, groups: Groups) -> bool:
@@ -47,6 +51,33 @@ def broadcast_object(value: Any, owner: int, groups: Groups, group: ProcessGroup
     box = [value]
     dist.broadcast_object_list(box, dist.get_global_rank(group, owner), group=group, device=groups.device)
     return box[0]
+
+
+def on_first_rank(action: Callable[[], T], groups: Groups) -> T:
+    """What the action returns on rank 0, which alone does it; all ranks call this together.
+
+    Raises:
+        StorageError: it could not write, on all ranks.
+        Exception: whatever else it raised on rank 0; a RuntimeError that tells of it on the others.
+    """
+    result: Any = None
+    error: Exception | None = None
+    if groups.rank == 0:
+        try:
+            result = action()
+        except OSError as failure:
+            place = f"{failure.filename}: " if failure.filename is not None else ""
+            error = StorageError(f"{place}cannot be written ({failure.strerror or failure})")
+        except Exception as failure:
+            error = failure
+    told = None if error is None else (isinstance(error, StorageError), str(error))
+    result, told = broadcast_object((result, told), 0, groups, groups.world)
+    if error is not None:
+        raise error
+    if told is not None:
+        is_storage, message = told
+        raise StorageError(message) if is_storage else RuntimeError(f"rank 0: {message}")
+    return result
 
 
 def gather_objects(value: Any, group: ProcessGroup) -> list[Any]:

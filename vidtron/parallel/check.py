@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 
@@ -44,16 +45,7 @@ def check(config: RunConfig, world: World) -> list[str]:
 
 def _check_sizes(config: RunConfig, world: World) -> list[str]:
     parallel, training = config.parallel, config.training
-    errors = [
-        f"--{flag} {value}; accepted: 1 or more"
-        for flag, value in (
-            ("tensor-model-parallel-size", parallel.tensor_model_parallel_size),
-            ("pipeline-model-parallel-size", parallel.pipeline_model_parallel_size),
-            ("context-parallel-size", parallel.context_parallel_size),
-            ("micro-batch-size", training.micro_batch_size),
-        )
-        if value < 1
-    ]
+    errors = [refusal.message for section in (parallel, training) for refusal in refusals(section)]
     if not errors and world.size % model_parallel_size(config):
         product = model_parallel_size(config)
         errors.append(
@@ -118,9 +110,7 @@ def _check_batch(config: RunConfig, world: World) -> list[str]:
         return errors
     start, increment, samples = training.rampup_batch_size
     flag = f"--rampup-batch-size {start} {increment} {samples}"
-    if min(start, increment, samples) < 1:
-        errors.append(f"{flag}; accepted: START, INCREMENT and SAMPLES of 1 or more")
-    elif start >= final or (final - start) % increment:
+    if start >= final or (final - start) % increment:
         errors.append(
             f"{flag} does not lead to --global-batch-size {final}; accepted: START below it, and INCREMENT a divisor "
             f"of the difference{f' {final - start}' if start < final else ''}"
@@ -133,8 +123,6 @@ def _check_batch(config: RunConfig, world: World) -> list[str]:
 def _check_backend(config: RunConfig, world: World) -> list[str]:
     parallel = config.parallel
     errors = []
-    if parallel.distributed_timeout_minutes <= 0:
-        errors.append(f"--distributed-timeout-minutes {parallel.distributed_timeout_minutes}; accepted: more than 0")
     if parallel.distributed_backend == "nccl" and not world.has_cuda:
         errors.append("--distributed-backend nccl needs a GPU and there is none; accepted: auto, gloo")
     if parallel.distributed_backend == "gloo" and world.has_cuda:
@@ -175,7 +163,7 @@ def _check_optimizer(config: RunConfig) -> list[str]:
 
 def _check_precision(config: RunConfig, world: World) -> list[str]:
     precision = config.precision
-    errors = []
+    errors = [refusal.message for refusal in refusals(precision)]
     if precision.fp8_format is not None:
         flag = f"--fp8-format {precision.fp8_format}"
         if not precision.bf16:
@@ -183,8 +171,6 @@ def _check_precision(config: RunConfig, world: World) -> list[str]:
         if precision.transformer_impl == "local":
             errors.append(f"{flag} needs Transformer Engine; accepted: --transformer-impl auto, transformer_engine")
         errors += _needs_transformer_engine(flag, world, "no --fp8-format")
-        if precision.fp8_amax_history_len < 1:
-            errors.append(f"--fp8-amax-history-len {precision.fp8_amax_history_len}; accepted: 1 or more")
     if precision.transformer_impl == "transformer_engine":
         errors += _needs_transformer_engine("--transformer-impl transformer_engine", world, "auto, local")
     return errors

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from vidtron.checkpoint import CheckpointError, base_errors, lora_formats
 from vidtron.config.errors import ConfigurationError
+from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.planning.plan import Plan
@@ -13,6 +14,7 @@ from vidtron.models import registry
 from vidtron.parallel import virtual_pipeline_size
 from vidtron.training import folder
 from vidtron.training.batch_size import replicas
+from vidtron.training.memory import check_memory
 from vidtron.training.positions import Share
 from vidtron.training.resume import data_errors, find_checkpoint
 from vidtron.training.sources import training_plan
@@ -32,6 +34,9 @@ def check(config: RunConfig, world: World) -> list[str]:
         *_adapter_errors(config),
         *(_check_batches(config, world, plan) if plan is not None else ()),
     ]
+    if not any(refusals(config)):
+        sizes = [config.data.size] if plan is None else [bucket.size for bucket in plan.buckets]
+        errors += check_memory(config, world, sizes)
     weights = find_weights(config.checkpoint)
     if weights is not None:
         return [*errors, *folder_errors(config.checkpoint, weights), *weights_errors(config, weights)]
@@ -108,14 +113,15 @@ def _adapter_errors(config: RunConfig) -> list[str]:
 
 
 def _check_variance(config: RunConfig) -> list[str]:
-    """A predicted variance needs a network whose output has room for it."""
-    variance = config.objective.predicted_variance
+    """A predicted variance needs a network whose output has room for it, and that room a use."""
+    variance, out_channels = config.objective.predicted_variance, config.network.out_channels
     latent = registry.family_of(config.model).latent_shape(config)[1]
-    if variance == "none" or config.network.out_channels == 2 * latent:
+    wanted = latent if variance == "none" else 2 * latent
+    if out_channels == wanted:
         return []
     return [
-        f"--predicted-variance {variance}: the network of {config.model} answers with {config.network.out_channels} "
-        f"channels for latents of {latent}; accepted: none"
+        f"--out-channels {out_channels} with --predicted-variance {variance}: latents have {latent} channels; "
+        f"accepted: {wanted}"
     ]
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vidtron.config.data import DataConfig
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.run import RunConfig
+from vidtron.config.storage import whole_file, writing
 from vidtron.config.world import World
 from vidtron.data.decoding.loader import Clip, ClipLoader
 from vidtron.data.latents.parts import JOURNAL_SUFFIX, TAR_SUFFIX, PartWriter, read_skipped
@@ -172,15 +173,19 @@ def _encode(
         for shard, rows in work:
             part = PartWriter(folder, f".{shard.name}", replace=True)
             samples = 0
-            for clip in _next(loader, len(rows)):
-                if clip.bad:
-                    part.skip(clip.row, clip.key, clip.bad[-1].shard, clip.bad[-1].reason)
-                else:
-                    encoded = maker.encode(clip) if clip.cached is None else clip.cached
-                    part.append(clip.row, clip.size, cache.content(clip, encoded))
-                    samples += 1
-                progress.sample(f"{clip.key}: {clip.bad[-1].reason}" if clip.bad else None)
-            part.close()
+            try:
+                for clip in _next(loader, len(rows)):
+                    if clip.bad:
+                        part.skip(clip.row, clip.key, clip.bad[-1].shard, clip.bad[-1].reason)
+                    else:
+                        encoded = maker.encode(clip) if clip.cached is None else clip.cached
+                        part.append(clip.row, clip.size, cache.content(clip, encoded))
+                        samples += 1
+                    progress.sample(f"{clip.key}: {clip.bad[-1].reason}" if clip.bad else None)
+                part.close()
+            except BaseException:
+                part.discard()
+                raise
             part.rename(shard.name)
             progress.shard(shard.name, samples)
 
@@ -194,7 +199,6 @@ def _collect_skipped(folder: Path, shards: Sequence[Shard]) -> int:
     """Write what the journals say of samples without an entry into one file; how many there are."""
     lines = [line for shard in shards for line in read_skipped(folder / f"{shard.name}{JOURNAL_SUFFIX}")]
     if lines:
-        temporary = folder / f".{SKIPPED_NAME}"
-        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        temporary.replace(folder / SKIPPED_NAME)
+        with writing(folder / SKIPPED_NAME, "make room there"), whole_file(folder / SKIPPED_NAME) as part:
+            part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return len(lines)

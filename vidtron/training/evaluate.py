@@ -53,13 +53,20 @@ def _fp8_scales(modules: Sequence[torch.nn.Module]) -> Iterator[Tensor]:
                     yield from (state.scale, state.amax_history)
 
 
-def read_batches(source: BatchSource) -> list[StepBatch]:
-    """All batches of a source, in the memory of the host; closes the source."""
+def read_batches(source: BatchSource, look: Callable[[], None] = lambda: None) -> list[StepBatch]:
+    """All batches of a source, in the memory of the host; closes the source.
+
+    Args:
+        source: of the batches.
+        look: called before each of them; may raise.
+    """
     try:
         batches = []
+        look()
         for batch in source:
             batch.wait_until_ready()
             batches.append(moved(batch, torch.device("cpu")))
+            look()
         return batches
     finally:
         source.close()

@@ -4,8 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from vidtron.checkpoint import completed, iteration_of
+from vidtron.checkpoint import clear_unfinished, completed, iteration_of
 from vidtron.config.checkpoint import CheckpointConfig
+from vidtron.config.storage import whole_file
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
@@ -55,11 +56,14 @@ def _mixed_runs(save: Path, load: Path, latest: Path) -> list[str]:
     ]
 
 
-def prepare(folder: Path, *, overwrite: bool, iteration: int, config_yaml: str) -> None:
+def prepare(folder: Path, *, overwrite: bool, iteration: int, config_yaml: str, evaluates_again: bool = False) -> None:
     """Make the folder ready for a run that starts after `iteration`. One rank calls this.
 
-    Rows of `metrics.jsonl` and sampled videos after `iteration` belong to steps that will run again: they go.
+    What killed saves have left goes first: this run may need the room. Rows of `metrics.jsonl` and sampled videos
+    after `iteration` belong to steps that will run again: they go; with `evaluates_again` those of the evaluation
+    after it as well.
     """
+    clear_unfinished(folder)
     if overwrite:
         for path in completed(folder):
             shutil.rmtree(path)
@@ -67,15 +71,22 @@ def prepare(folder: Path, *, overwrite: bool, iteration: int, config_yaml: str) 
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / METRICS).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
-    cut_metrics(folder / METRICS, iteration)
+    with whole_file(folder / CONFIG) as part:
+        part.write_text(config_yaml, encoding="utf-8")
+    cut_metrics(folder / METRICS, iteration, evaluates_again=evaluates_again)
     for samples in (folder / SAMPLES).glob("iter_*"):
-        if iteration_of(samples) > iteration:
+        if iteration_of(samples) > iteration - evaluates_again:
             shutil.rmtree(samples)
 
 
-def cut_metrics(path: Path, iteration: int) -> None:
-    """Keep the rows up to `iteration`; a row that a killed run left half-written goes too."""
+def cut_metrics(path: Path, iteration: int, *, evaluates_again: bool = False) -> None:
+    """Keep the rows up to `iteration`; a row that a killed run left half-written goes too.
+
+    Args:
+        path: the file; there may be none.
+        iteration: of the last rows to stay.
+        evaluates_again: of this iteration only the row of the training step stays.
+    """
     if not path.exists():
         return
     kept = []
@@ -84,8 +95,8 @@ def cut_metrics(path: Path, iteration: int) -> None:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if row.get("iteration", 0) <= iteration:
+        last = iteration - (evaluates_again and row.get("kind") != "train")
+        if row.get("iteration", 0) <= last:
             kept.append(line)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

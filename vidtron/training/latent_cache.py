@@ -1,6 +1,6 @@
 """Cached latents of a run: read where they are there, else encoded and written (`--latent-cache`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from vidtron.config.run import RunConfig
 from vidtron.data.decoding.loader import Clip
 from vidtron.data.latents.header import LatentCacheError
 from vidtron.data.latents.parts import Content
-from vidtron.data.latents.store import LatentStore
+from vidtron.data.latents.store import LatentStore, Size
 from vidtron.data.planning.plan import Plan, PlannedSample
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
 from vidtron.encoders.factory import encoded_terms
@@ -72,30 +72,33 @@ class LatentCache:
             ConfigurationError: the folder cannot be used; with every reason.
         """
         terms = cache_terms(config, plan, dtype, autoencoder, text_encoder, image_conditioned=image_conditioned)
+        self._plan = plan
+        self._autoencoder = autoencoder
+        self._image_conditioned = image_conditioned
+        self._empty_LE = text_encoder.encode([""])[0].float().cpu()
+        sizes = [bucket.size for bucket in plan.buckets]
         try:
-            self.store = LatentStore(folder, terms, [bucket.size for bucket in plan.buckets])
+            self.store = LatentStore(folder, terms, sizes, len(plan.index), self._problem)
         except LatentCacheError as error:
             raise ConfigurationError(error.errors) from error
-        self._plan = plan
-        self._empty_LE = text_encoder.encode([""])[0].float().cpu()
+        self.on_failure: Callable[[LatentCacheError], None] = _raise
+        """Called, from any thread, where something cannot be written; unless it raises, the run goes on without."""
 
     def lookup(self, sample: PlannedSample, frame_numbers: Sequence[int]) -> EncodedClip | None:
         """The sample as it was encoded before, on the CPU; None where it was not.
 
         Raises:
-            LatentCacheError: the entry shows other frames, or cannot be read.
+            LatentCacheError: it cannot be read now.
         """
         key = self._plan.index[sample.row].key
         tensors = self.store.get(sample.row, key, sample.bucket.size, frame_numbers)
         return None if tensors is None else from_tensors(tensors, self._empty_LE)
 
     def record(self, clip: Clip, encoded: EncodedClip) -> None:
-        """Write what was encoded of a clip, unless it is there.
-
-        Raises:
-            LatentCacheError: it cannot be written.
-        """
-        self.store.put(clip.row, clip.size, self.content(clip, encoded))
+        """Write what was encoded of a clip, unless it is there, or could not be used again."""
+        content = self.content(clip, encoded)
+        if not self._problem(clip.size, content.tensors):
+            self._try(lambda: self.store.put(clip.row, clip.size, content))
 
     def content(self, clip: Clip, encoded: EncodedClip) -> Content:
         """The entry of a clip."""
@@ -103,8 +106,46 @@ class LatentCache:
 
     def sync(self) -> None:
         """Return when all that was recorded is on the disk."""
-        self.store.sync()
+        self._try(self.store.sync)
 
     def close(self) -> None:
         """End what is being written. May be called again."""
-        self.store.close()
+        self._try(self.store.close)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except LatentCacheError as error:
+            self.on_failure(error)
+
+    def _problem(self, size: Size, tensors: Mapping[str, torch.Tensor]) -> str:
+        """Why the tensors of an entry are not what this run's encoders would give for a clip of a size; empty if
+        they may be."""
+        _, height, width = size
+        moments = self._autoencoder.latent_shape(*size)
+        length, features = self._empty_LE.shape
+        shapes: dict[str, tuple[int, ...]] = {"mean": moments, "text": (length, features)}
+        # A plugin's autoencoder may not say.
+        variance = getattr(self._autoencoder, "has_variance", "logvar" in tensors)
+        if variance:
+            shapes["logvar"] = moments
+        if self._image_conditioned:
+            shapes["first_frame"] = (3, height, width)
+        if tensors.keys() != shapes.keys():
+            return f"it holds {', '.join(sorted(tensors)) or 'nothing'} for {', '.join(sorted(shapes))}"
+        for name, tensor in tensors.items():
+            shape, expected = tuple(tensor.shape), shapes[name]
+            if name == "text" and len(shape) == 2 and shape[0] <= length:
+                expected = (shape[0], features)
+            if shape != expected:
+                return f"{name} has the shape {shape} for {expected}"
+            kinds = (torch.uint8,) if name == "first_frame" else (torch.float32, torch.bfloat16)
+            if tensor.dtype not in kinds:
+                return f"{name} is of {tensor.dtype} for {' or '.join(map(str, kinds))}"
+            if not torch.isfinite(tensor).all():
+                return f"{name} is not finite"
+        return ""
+
+
+def _raise(error: LatentCacheError) -> None:
+    raise error

@@ -1,25 +1,44 @@
 """Where a run's numbers go: terminal or log, metrics.jsonl, tensorboard, Weights & Biases. One rank has a logger."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from vidtron.config.run import RunConfig
+from vidtron.config.storage import StorageError, writing
 from vidtron.inference.video_io import frame_grid, read_video
 from vidtron.training import metrics
 from vidtron.training.folder import METRICS
 
+_ADVICE = "make room and continue the run with --load"
+
 
 class MetricsFile:
-    """metrics.jsonl: one object a step, readable while the run goes on."""
+    """metrics.jsonl: one object a step, readable while the run goes on.
+
+    A row is in it whole or not at all, whatever the disk has room for.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.file: TextIO = (folder / METRICS).open("a", encoding="utf-8")
+        """Raises StorageError: it cannot be written."""
+        self.path = folder / METRICS
+        with writing(self.path, _ADVICE):
+            self.file = self.path.open("ab", buffering=0)
+        self._end = self.file.tell()
 
     def write(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        """Raises StorageError: it cannot be written."""
+        with writing(self.path, _ADVICE):
+            content = json.dumps(row).encode() + b"\n"
+            try:
+                while content:
+                    content = content[self.file.write(content) :]
+            except OSError:
+                self.file.truncate(self._end)
+                raise
+            self._end = self.file.tell()
 
     def close(self) -> None:
         self.file.close()
@@ -38,14 +57,18 @@ class Tensorboard:
     def write(self, row: dict[str, Any]) -> None:
         if row["kind"] == "sample":  # its add_video needs a package that no longer is what it was
             frames_TCHW, _ = read_video(self.folder / row["file"])
-            self.writer.add_image(_picture_name(row), frame_grid(frames_TCHW), row["iteration"])
-            self.writer.flush()
+            with writing(self.folder / "tensorboard", _ADVICE):
+                self.writer.add_image(_picture_name(row), frame_grid(frames_TCHW), row["iteration"])
+                self.writer.flush()
             return
-        for name, value in metrics.curves(row).items():
-            self.writer.add_scalar(name, value, row["iteration"])
+        with writing(self.folder / "tensorboard", _ADVICE):  # what its own thread could not write comes up here
+            for name, value in metrics.curves(row).items():
+                self.writer.add_scalar(name, value, row["iteration"])
 
     def close(self) -> None:
-        self.writer.close()
+        """Raises StorageError: what was logged last cannot be written."""
+        with writing(self.folder / "tensorboard", _ADVICE):
+            self.writer.close()
 
 
 class WeightsAndBiases:
@@ -144,9 +167,19 @@ class Logger:
             self.sinks.append(WeightsAndBiases(config, folder))
 
     def write(self, row: dict[str, Any]) -> None:
-        """Log a row; it has `kind` and `iteration`."""
+        """Log a row; it has `kind` and `iteration`.
+
+        Raises:
+            StorageError: one of the sinks cannot write; the others have.
+        """
+        failure: StorageError | None = None
         for sink in self.sinks:
-            sink.write(row)
+            try:
+                sink.write(row)
+            except StorageError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def say(self, message: str) -> None:
         """Tell something on the terminal or in the log."""
@@ -154,9 +187,14 @@ class Logger:
             self.terminal.say(message)
 
     def close(self) -> None:
-        """Finish all files."""
-        for sink in self.sinks:
-            sink.close()
+        """Finish all files.
+
+        Raises:
+            StorageError: one cannot be written.
+        """
+        with contextlib.ExitStack() as stack:  # all of them, also where one raises
+            for sink in self.sinks:
+                stack.callback(sink.close)
         self.sinks.clear()
 
 

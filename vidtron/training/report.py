@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vidtron.parallel.groups import Groups
 
-STOP_REASONS = ("signal", "duration")
-"""Why a rank may wish to stop at a moment the others do not know of."""
+STOP_REASONS = ("failure", "signal", "duration")
+"""Why a rank may wish to stop at a moment the others do not know of; an earlier one goes before a later one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,24 @@ class StepReport:
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.gradient_norm) and bool(torch.isfinite(self.losses).all())
+
+
+def agree(stop: str | None, groups: Groups, group: dist.ProcessGroup | None = None) -> str | None:
+    """Why to stop, as soon as one rank wishes it; the same on all ranks of a group, which call this together.
+
+    Args:
+        stop: this rank's wish, one of `STOP_REASONS`.
+        groups: the run's process groups.
+        group: some of the run's ranks, in a group over gloo; unset: all ranks.
+    """
+    size = groups.world_size if group is None else group.size()
+    if size == 1:
+        return stop
+    weight = torch.tensor(0 if stop is None else len(STOP_REASONS) - STOP_REASONS.index(stop))
+    weight = weight.to(groups.device) if group is None else weight
+    dist.all_reduce(weight, op=dist.ReduceOp.MAX, group=groups.world if group is None else group)
+    heaviest = int(weight.item())
+    return STOP_REASONS[len(STOP_REASONS) - heaviest] if heaviest else None
 
 
 def exchange(

@@ -1,6 +1,6 @@
 """When a run is saved, and how one is continued."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,17 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.errors import ConfigurationError
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    iteration: int = 0
+    """Optimizer steps done."""
+    consumed_samples: int = 0
+    evaluation_due: bool = False
+    """The run was stopped before or in the evaluation after its last step; it is made up for first of all."""
 
 
 def find_checkpoint(load: Path | None) -> Path | None:
@@ -45,6 +56,8 @@ class Restored:
     iteration: int
     consumed_samples: int
     global_batch_size: int
+    evaluation_due: bool
+    """It was stopped before or in an evaluation."""
     bad_samples: list[dict[str, Any]]
     """What `BadSamples.state` gave."""
     remarks: list[str]
@@ -80,6 +93,7 @@ def restore(
         state["iteration"],
         state["consumed_samples"],
         state["global_batch_size"],
+        state.get("evaluation_due", False),  # older checkpoints do not say
         state["bad_samples"],
         [
             *[
@@ -131,8 +145,7 @@ class Saver:
     def after_step(
         self,
         model: TrainedModel,
-        iteration: int,
-        consumed_samples: int,
+        progress: Progress,
         bad_samples: list[dict[str, Any]],
         *,
         last: bool,
@@ -141,22 +154,32 @@ class Saver:
         if self.writer is None:
             return
         self.writer.maybe_finalize()
-        if not self.is_due(iteration, last=last):
+        if not self.is_due(progress.iteration, last=last):
             return
         averages = model.averages
         state = {
             **self.state,
-            "iteration": iteration,
-            "consumed_samples": consumed_samples,
+            **asdict(progress),
             "bad_samples": bad_samples,
             "ema_updates": dict(averages.updates),
         }
         with model.complete_weights():
             self.writer.save(
-                iteration, model.modules, model.optimizer, model.scheduler, state, averages.parts(), self.part
+                progress.iteration,
+                model.modules,
+                model.optimizer,
+                model.scheduler,
+                state,
+                averages.parts(),
+                self.part,
             )
 
     def finish(self) -> None:
         """Wait until everything is on disk."""
         if self.writer is not None:
             self.writer.finalize()
+
+    def abandon(self) -> None:
+        """Drop a save that is being written in the background, for a run that ends in an error."""
+        if self.writer is not None:
+            self.writer.abandon()

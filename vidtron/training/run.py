@@ -16,18 +16,18 @@ from vidtron.inference.objective import objective_of
 from vidtron.models import registry
 from vidtron.models.layers.lora import is_adapter
 from vidtron.models.layers.specs import choose_backend
-from vidtron.parallel import Groups, barrier, broadcast_object, initialized
+from vidtron.parallel import Groups, broadcast_object, initialized, on_first_rank
 from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
 from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batch_size import global_batch_size
 from vidtron.training.logging import Logger
-from vidtron.training.resume import Restored, Saver, find_checkpoint, restore
-from vidtron.training.signals import StopRequests
+from vidtron.training.resume import Progress, Restored, Saver, find_checkpoint, restore
+from vidtron.training.signals import Interrupted, StopRequests
 from vidtron.training.sources import DataRoom
 from vidtron.training.starting_weights import find_weights, start_from
 from vidtron.training.step import ForwardStep
-from vidtron.training.trainer import Progress, Trainer, TrainingResult
+from vidtron.training.trainer import Trainer, TrainingResult
 
 
 def run(config: RunConfig, world: World) -> TrainingResult:
@@ -47,9 +47,16 @@ def run(config: RunConfig, world: World) -> TrainingResult:
         ShardError: shards cannot be read.
         TooManyBadSamplesError: more clips than `--max-bad-samples` cannot be decoded.
         NonFiniteStepError: loss or gradient norm is not finite, also when the step is run again.
+        StorageError: something cannot be written, on all ranks; earlier checkpoints are as they were.
+        KeyboardInterrupt: Ctrl-C came a second time.
     """
     with StopRequests(config.training, start=time.monotonic()) as requests, initialized(config, world) as groups:
-        result = _run(config, groups, requests)
+        try:
+            result = _run(config, groups, requests)
+        except Interrupted as interruption:  # while it was being set up
+            if groups.rank == 0:
+                print("leaving before the first step (signal); there is nothing to save", flush=True)
+            result = TrainingResult(0, 0, interruption.reason, run_folder=config.checkpoint.save)
     if world.has_cuda:  # model and gradient buffers refer to each other through hooks
         gc.collect()
         torch.cuda.empty_cache()
@@ -57,23 +64,32 @@ def run(config: RunConfig, world: World) -> TrainingResult:
 
 
 def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingResult:
+    requests.before_first_step(groups)
     family = registry.family_of(config.model)
     objective = objective_of(config.objective)
     data = DataRoom(config, groups, family, objective.schedule)
+    if data.cache is not None:
+        data.cache.on_failure = requests.fail
+    requests.before_first_step(groups)
     model = assemble(family, config, groups)
     path, saved, remarks = _load(config, groups, model, data)
     model.averages.start()  # wherever the weights have come from
-    progress = Progress(saved.iteration, saved.consumed_samples) if saved else Progress()
+    requests.before_first_step(groups)
+    progress = Progress(saved.iteration, saved.consumed_samples, saved.evaluation_due) if saved else Progress()
     batch = None if config.data.bucket_config else global_batch_size(config, groups.world_size)
     config_yaml = yaml_file.dump(config)
-    if groups.rank == 0 and config.checkpoint.save is not None:
-        folder.prepare(
-            config.checkpoint.save,
-            overwrite=config.checkpoint.overwrite,
-            iteration=progress.iteration,
-            config_yaml=config_yaml,
+    save = config.checkpoint.save
+    if save is not None:
+        on_first_rank(
+            lambda: folder.prepare(
+                save,
+                overwrite=config.checkpoint.overwrite,
+                iteration=progress.iteration,
+                config_yaml=config_yaml,
+                evaluates_again=progress.evaluation_due,
+            ),
+            groups,
         )
-    barrier(groups)
     logger = Logger(config, progress.iteration, active=groups.rank == 0)
     try:
         _introduce(config, groups, logger, model, data)

@@ -22,7 +22,7 @@ class StartingWeights:
     """A checkpoint that a run could also go on from, perhaps of adapters alone."""
 
     def open(self, config: RunConfig) -> WeightSource:
-        """For reading. Raises ConversionError: they are not of the run's network, naming all tensors that differ."""
+        """For reading. Raises ConversionError: they are not of the run's network; the message tells how."""
         return checkpoint.open_weights(self.path, self.format, network=(config.model, config.network))
 
 
@@ -69,7 +69,7 @@ def start_from(weights: StartingWeights, config: RunConfig, model: TrainedModel,
     source = weights.open(config)
     checkpoint.load_weights(source, model.modules, groups)
     model.optimizer.reload_model_params()
-    remarks = [f"starting from the weights of {weights.path} ({weights.format})", *source.notes]
+    remarks = [f"starting from the weights of {weights.path} ({weights.format})", *source.notes, *source.warnings]
     theirs = f"{source.network.final_norm_eps:g}"
     if source.network.final_norm_eps != config.network.final_norm_eps:
         remarks.append(

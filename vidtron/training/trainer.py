@@ -13,27 +13,19 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
-from vidtron.parallel import Groups, virtual_pipeline_size
+from vidtron.config.storage import StorageError
+from vidtron.parallel import Groups, gather_objects, virtual_pipeline_size
 from vidtron.training import health, metrics, report
 from vidtron.training.assembly import TrainedModel
 from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batches import StepBatch
 from vidtron.training.digest import clips_digest, digest
 from vidtron.training.logging import Logger
-from vidtron.training.resume import Saver
-from vidtron.training.signals import StopRequests
+from vidtron.training.resume import Progress, Saver
+from vidtron.training.signals import Interrupted, StopRequests
 from vidtron.training.sources import DataRoom, TrainingBatches
 from vidtron.training.step import ForwardStep
 from vidtron.training.validation import Validation
-
-
-@dataclass
-class Progress:
-    """How far a run is."""
-
-    iteration: int = 0
-    """Optimizer steps done."""
-    consumed_samples: int = 0
 
 
 @dataclass
@@ -87,7 +79,7 @@ class Trainer:
         self.schedule = get_forward_backward_func(pp_size=stages, vp_size=virtual_pipeline_size(config))
         self.communicator = P2PCommunicator(groups.pp, model.chunks[0].config) if stages > 1 else None
         self.validation = Validation(
-            config, groups, model, data, self._forward, forward_step.schedule.sigma, logger.say
+            config, groups, model, data, self._forward, forward_step.schedule.sigma, logger.say, requests
         )
         self.result = TrainingResult(
             iteration=progress.iteration,
@@ -101,39 +93,64 @@ class Trainer:
 
         Raises:
             health.NonFiniteStepError: loss or gradient norm is not finite, twice.
+            StorageError: something cannot be written, on all ranks; what could be saved before is.
         """
         training, result = self.config.training, self.result
         left = training.train_iters - self.progress.iteration
         batches = self.data.training_batches(self.progress.consumed_samples, left, self.bad_samples.rows)
         try:
-            while self.progress.iteration < training.train_iters:
-                stop = self._step(batches)
-                iteration = self.progress.iteration
-                if training.eval_interval is not None and iteration % training.eval_interval == 0:
-                    self._validate()
-                if stop is None and self.requests.at_interval(iteration):
-                    stop = "interval"
-                if iteration == training.train_iters:
-                    stop = stop or "done"
-                if self.saver.is_due(iteration, last=stop is not None):
-                    self.data.sync()
-                self.saver.after_step(
-                    self.model,
-                    iteration,
-                    self.progress.consumed_samples,
-                    self.bad_samples.state(),
-                    last=stop is not None,
-                )
-                if stop is not None:
-                    result.stopped_by = stop
-                    break
+            result.stopped_by = self._steps(batches)
+            self.saver.finish()
+        except BaseException:
+            self.saver.abandon()
+            raise
         finally:
             batches.close()
-        self.saver.finish()
         if result.stopped_by != "done":
-            self.logger.say(f"leaving after step {self.progress.iteration} ({result.stopped_by})")
+            self.logger.say(self._farewell())
         result.iteration, result.consumed_samples = self.progress.iteration, self.progress.consumed_samples
+        self._raise_failures()
         return result
+
+    def _steps(self, batches: TrainingBatches) -> str:
+        """All steps with what belongs between them; returns why the run ends."""
+        training = self.config.training
+        interval = training.eval_interval
+        stop = self._validate() if interval is not None and self.progress.evaluation_due else None
+        while stop is None and self.progress.iteration < training.train_iters:
+            try:
+                stop = self._step(batches)
+            except Interrupted as interruption:  # before its first step
+                return interruption.reason
+            iteration = self.progress.iteration
+            if interval is not None and iteration % interval == 0:
+                self.progress.evaluation_due = True
+                stop = stop or self._validate()
+            if stop is None and self.requests.at_interval(iteration):
+                stop = "interval"
+            if iteration == training.train_iters:
+                stop = stop or "done"
+            saves = self.saver.is_due(iteration, last=stop is not None)
+            if saves:
+                self.data.sync()
+            self.saver.after_step(self.model, self.progress, self.bad_samples.state(), last=stop is not None)
+            if saves and stop is None:  # it may have taken long
+                stop = self.requests.agreed(self.groups)
+        return stop or "done"
+
+    def _farewell(self) -> str:
+        done, reason = self.progress.iteration, self.result.stopped_by
+        if not self.result.losses:
+            return f"leaving before the first step ({reason}); there is nothing to save"
+        evaluation = "; its evaluation is left to the run that continues" if self.progress.evaluation_due else ""
+        return f"leaving after step {done} ({reason}){evaluation}"
+
+    def _raise_failures(self) -> None:
+        """Raises StorageError on all ranks, if one of them had to stop because it could not write."""
+        told = gather_objects(self.requests.failure, self.groups.world)
+        failure = next((one for one in told if one is not None), None)
+        if failure is not None:
+            raise StorageError(failure)
 
     def _step(self, batches: TrainingBatches) -> str | None:
         """One optimizer step; returns why the run is to stop after it."""
@@ -142,6 +159,8 @@ class Trainer:
         step = batch.step
         assert step.consumed == self.progress.consumed_samples
         ready = time.perf_counter()
+        if not self.result.losses:  # it may have taken long until the first batch was there
+            self.requests.before_first_step(self.groups)
         outcome = health.checked(
             attempt=lambda: self._attempt(batch),
             describe=lambda outcome: self._describe(outcome, batch),
@@ -157,7 +176,7 @@ class Trainer:
         self.result.losses.append(outcome.loss)
         self.result.gradient_norms.append(outcome.gradient_norm)
         index = self.data.plan.index
-        self.logger.write(
+        self._log(
             {
                 "kind": "train",
                 "iteration": self.progress.iteration,
@@ -217,14 +236,28 @@ class Trainer:
     def _forward(self, batch: StepBatch) -> report.StepReport:
         """A pass over a global batch without gradients."""
         losses = self._run_schedule(batch, forward_only=True)
-        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups)
+        wish = self.requests.wish()
+        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, stop=wish)
 
-    def _validate(self) -> None:
+    def _validate(self) -> str | None:
+        """Evaluate; returns why the run is to stop, and leaves the evaluation due where it was interrupted."""
         where = {"iteration": self.progress.iteration, "consumed_samples": self.progress.consumed_samples}
-        for row in self.validation.run(self.progress.iteration):
+        try:
+            rows = self.validation.run(self.progress.iteration)
+        except Interrupted as interruption:
+            return interruption.reason
+        for row in rows:
             if row["kind"] == "eval" and row["weights"] == metrics.MODEL:
                 self.result.evaluations[self.progress.iteration] = row["loss"]
-            self.logger.write({"kind": row["kind"], **where, **row})
+            self._log({"kind": row["kind"], **where, **row})
+        self.progress.evaluation_due = False
+        return self.requests.agreed(self.groups)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        try:
+            self.logger.write(row)
+        except StorageError as error:  # the other ranks know nothing of it yet
+            self.requests.fail(error)
 
     def _describe(self, outcome: report.StepReport, batch: StepBatch) -> str:
         step = batch.step

@@ -18,6 +18,7 @@ from vidtron.training.batches import StepBatch
 from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
 from vidtron.training.metrics import MODEL
 from vidtron.training.report import StepReport
+from vidtron.training.signals import Interrupted, StopRequests
 from vidtron.training.sources import DataRoom
 from vidtron.training.validation_samples import ValidationSamples, prompts_of
 
@@ -34,6 +35,7 @@ class Validation:
         forward: Callable[[StepBatch], StepReport],
         sigma_of: Callable[[Tensor], Tensor],
         say: Callable[[str], None],
+        requests: StopRequests,
     ) -> None:
         """
         Args:
@@ -44,12 +46,14 @@ class Validation:
             forward: step batch -> report of a pass without gradients, on all ranks.
             sigma_of: timesteps -> noise levels.
             say: told of each held-out clip that could not be read.
+            requests: looked at between batches, denoising steps and videos.
         """
         self.config = config
         self.groups = groups
         self.model = model
         self.data = data
         self.forward = forward
+        self.requests = requests
         self.bad_samples: BadSamples | None = None
         if data.valid_plan is not None:
             self.bad_samples = BadSamples(
@@ -59,7 +63,7 @@ class Validation:
         self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
         self.weights = [MODEL, *model.averages.names]
         prompts = prompts_of(config.validation) if config.training.eval_interval is not None else []
-        self.samples = ValidationSamples(config, groups, model.modules, data, prompts) if prompts else None
+        self.samples = ValidationSamples(config, groups, model.modules, data, prompts, requests) if prompts else None
         self.sampled_weights = self.weights[min(1, len(self.weights) - 1)]
 
     def run(self, iteration: int) -> list[dict[str, Any]]:
@@ -67,6 +71,7 @@ class Validation:
 
         Raises:
             TooManyBadSamplesError: more held-out clips than `--max-bad-samples` cannot be decoded.
+            Interrupted: the ranks have agreed to leave; nothing of this evaluation counts.
         """
         rows: list[dict[str, Any]] = []
         with self.model.complete_weights(), undisturbed(self.model.modules):
@@ -85,13 +90,20 @@ class Validation:
     def _held_out(self) -> list[StepBatch]:
         if self.bad_samples is None:
             return []
-        return read_batches(self.data.evaluation_source(self.bad_samples.rows))
+        return read_batches(self.data.evaluation_source(self.bad_samples.rows), self._look)
+
+    def _look(self) -> None:
+        reason = self.requests.agreed(self.groups)
+        if reason is not None:
+            raise Interrupted(reason)
 
     def _forward_losses(self, batch: StepBatch) -> Tensor:
         """Losses of a global batch, on all ranks [global batch]."""
         outcome = self.forward(batch)
         assert self.bad_samples is not None
         self.bad_samples.count(batch.step.consumed, outcome.rows, batch.tried)
+        if outcome.stop is not None:
+            raise Interrupted(outcome.stop)
         return outcome.losses
 
     def _losses(self, batches: list[StepBatch]) -> dict[str, Any]:

@@ -32,8 +32,13 @@ __all__ = [
 ]
 
 
-def detect_format(path: Path) -> Format | None:
-    """The format of a folder or file, by its marker files; None if it is none of them."""
+def detect_format(path: str | Path) -> Format | None:
+    """The format of a folder or file, by its marker files; None if it is none of them.
+
+    Raises:
+        ConversionError: a `config.json` in it is damaged.
+    """
+    path = Path(path)
     if checkpoint_folder(path) is not None:
         return "megatron"
     if path.is_dir() and transformer_folder(path) is not None:
@@ -42,7 +47,7 @@ def detect_format(path: Path) -> Format | None:
 
 
 def open_weights(
-    path: Path,
+    path: str | Path,
     format: Format | None = None,
     *,
     model: str | None = None,
@@ -66,10 +71,11 @@ def open_weights(
             them in).
 
     Raises:
-        ConversionError: it is no checkpoint, is damaged, or does not fit its network, all tensors are named; or it has
-            adapters.
+        ConversionError: it is no checkpoint, is damaged, or does not fit its network: the message tells in which
+            sizes, layers and tensors; or it has adapters.
         ValueError: there is no such preset.
     """
+    path = Path(path)
     preset = network if model is None else (model, registry.preset(model).network)
     if not path.exists():
         raise ConversionError(f"--load {path}: does not exist")

@@ -1,7 +1,7 @@
 """What the formats have in common: weights read and written tensor by tensor, under vidtron's names."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -43,9 +43,33 @@ class Extras:
 
     @classmethod
     def load(cls, folder: Path) -> "Extras":
-        """Of a folder; empty without the file."""
+        """Of a folder; empty without the file.
+
+        Raises:
+            ConversionError: the file is damaged.
+        """
         path = folder / EXTRAS_FILE
-        return cls(**torch.load(path, weights_only=True)) if path.is_file() else cls()
+        if not path.is_file():
+            return cls()
+        try:
+            extras = cls(**torch.load(path, weights_only=True))
+            extras._check()
+        except Exception as error:  # damaged pickles raise nearly everything
+            raise ConversionError(f"{path}: truncated or damaged: {first_line(error)}") from error
+        return extras
+
+    def _check(self) -> None:
+        """Raises ValueError: something is of another type than it is written with."""
+        legal = (
+            all(isinstance(name, str) and isinstance(t, Tensor) for name, t in self.tensors.items())
+            and all(isinstance(name, str) and key in DTYPES for name, key in self.dtypes.items())
+            and (
+                self.sample is None
+                or (len(self.sample) == 3 and all(type(n) is int and 0 < n <= 1 << 16 for n in self.sample))
+            )
+        )
+        if not legal:
+            raise ValueError("not what vidtron writes")
 
 
 class WeightSource(ABC):
@@ -65,6 +89,8 @@ class WeightSource(ABC):
     extras: Extras
     notes: list[str]
     """What the user should know."""
+    warnings: list[str]
+    """What may be wrong: the network was guessed from the tensors, ..."""
     adapter_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """Tensors of LoRA adapters that stand beside the weights, by the format's names."""
 
@@ -107,6 +133,11 @@ class WeightTarget(ABC):
         """Complete the files."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its kind if it says nothing."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def same_dtype(parts: Mapping[str, torch.dtype]) -> torch.dtype:
     """The one type of several tensors. Raises ConversionError naming them if they differ."""
     if len(set(parts.values())) > 1:
@@ -120,7 +151,8 @@ def check_floating(dtypes: Iterable[tuple[str, torch.dtype]]) -> list[str]:
     return [f"{name}: {dtype}; accepted: {', '.join(DTYPES)}" for name, dtype in dtypes if dtype not in legal]
 
 
-def refuse(path: Path, problems: list[str], advice: str = "") -> None:
-    """Raise one error with every problem, if there are any."""
-    if problems:
-        raise ConversionError(f"{path}: {len(problems)} tensors do not fit{advice}\n" + "\n".join(problems))
+def refuse(path: Path, count: int, lines: Sequence[str], advice: str = "") -> None:
+    """Raise one error about `count` tensors with these lines, if there are any."""
+    if count:
+        tensors = "1 tensor does" if count == 1 else f"{count:,} tensors do"
+        raise ConversionError(f"{path}: {tensors} not fit{advice}\n" + "\n".join(lines))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,12 +17,13 @@ from vidtron.checkpoint.formats.base import (
     Extras,
     WeightSource,
     WeightTarget,
-    check_floating,
+    first_line,
     refuse,
     same_dtype,
 )
+from vidtron.checkpoint.formats.fit import misfits
 from vidtron.checkpoint.tensor_files import SafetensorsFile, TensorSpec
-from vidtron.models.cogvideox.checkpoint_names import diffusers_rows, sizes
+from vidtron.models.cogvideox.checkpoint_names import diffusers_rows
 from vidtron.models.cogvideox.checkpoint_tables import SampleSize
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import (
@@ -30,13 +32,15 @@ from vidtron.models.cogvideox.foreign_configs import (
     from_diffusers,
     to_diffusers,
 )
-from vidtron.models.layers.checkpoint_rules import Row, differences
+from vidtron.models.layers.checkpoint_rules import Row
 
 CONFIG_FILE = "config.json"
 CLASS_NAME = "CogVideoXTransformer3DModel"
 _STEM = "diffusion_pytorch_model"
 SHARD_BYTES = 10 * 10**9
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+SIZES_IN_CONFIG = ("num_layers", "num_attention_heads", "attention_head_dim")
+"""What a config.json must say for its network to be that of its weights, unless that is diffusers' default."""
 _OLDEST_VERSION = "0.32.0"
 """The first diffusers with CogVideoX 1.5."""
 
@@ -50,11 +54,20 @@ def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_FILE
     if not file.is_file():
         return {}
+    return _read_json(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Raises ConversionError: the file is no JSON object."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConversionError(f"{file}: not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    except RecursionError as error:
+        raise ConversionError(f"{file}: not JSON of a configuration: nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ConversionError(f"{file}: holds {type(content).__name__}; accepted: an object of names and values")
+    return content
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -64,18 +77,29 @@ def _weight_files(folder: Path) -> list[Path]:
     if plain.is_file():
         return [plain]
     if len(indexes) == 1:
-        content = json.loads(indexes[0].read_text(encoding="utf-8"))
-        files = [folder / name for name in dict.fromkeys(content["weight_map"].values())]
-        absent = [file.name for file in files if not file.is_file()]
+        names = _shard_names(indexes[0])
+        absent = [name for name in names if not (folder / name).is_file()]
         if absent:
             raise ConversionError(f"{indexes[0]}: shards are missing: {', '.join(absent)}")
-        return files
+        return [folder / name for name in names]
     variants = sorted(folder.glob(f"{_STEM}*.safetensors"))
     if len(variants) == 1 and not indexes:
         return variants
     raise ConversionError(
         f"--load {folder}: {len(variants)} weight files; accepted: {plain.name}, or one with an index"
     )
+
+
+def _shard_names(index: Path) -> list[str]:
+    """The files that an index names, beside it."""
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ConversionError(f"{index}: no weight_map; accepted: an object of tensors and their files")
+    names = list(dict.fromkeys(map(str, shards.values())))
+    odd = [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name) or len(name) > 250]
+    if odd:
+        raise ConversionError(f"{index}: names {odd[0][:60]!r}; accepted: names of safetensors files beside it")
+    return names
 
 
 class DiffusersSource(WeightSource):
@@ -90,7 +114,8 @@ class DiffusersSource(WeightSource):
             preset: name and network of --model; else config.json tells.
 
         Raises:
-            ConversionError: every tensor that is missing, unknown or of another shape is named.
+            ConversionError: it is damaged, or its tensors are not the network's: sizes, layers and tensors that differ
+                are told.
         """
         self.path = path
         folder = transformer_folder(path)
@@ -99,8 +124,9 @@ class DiffusersSource(WeightSource):
                 f"--load {path}: no {CONFIG_FILE} of a {CLASS_NAME}; accepted: its folder, or a pipeline's folder "
                 "with transformer/"
             )
+        config = _read_config(folder)
         try:
-            self.network, self.sample = from_diffusers(_read_config(folder))
+            self.network, self.sample = from_diffusers(config)
         except ValueError as error:
             raise ConversionError(f"{folder / CONFIG_FILE}: {error}") from error
         if preset is not None:
@@ -109,36 +135,44 @@ class DiffusersSource(WeightSource):
         self._rows = {row.ours: row for row in diffusers_rows(self.network)}
         self._open: dict[str, Any] = {}
         self._specs: dict[str, TensorSpec] = {}
+        self._odd_types: list[str] = []
         for file in _weight_files(folder):
             self._add(file)
-        problems = differences(
-            self._rows.values(),
-            {name: spec.shape for name, spec in self._specs.items()},
-            sizes(self.network),
-            self.network,
-            (),
-        )
-        problems += check_floating((name, spec.dtype) for name, spec in self._specs.items())
-        refuse(folder, problems, f" the network ({self.model})")
+        shapes = {name: spec.shape for name, spec in self._specs.items()}
+        count, lines = misfits(diffusers_rows, self.network, self.model, shapes, more=self._odd_types)
+        untold = [name for name in SIZES_IN_CONFIG if config.get(name) is None]
+        if untold and preset is None:
+            lines.append(f"{CONFIG_FILE} does not say {', '.join(untold)}: diffusers' defaults hold")
+        refuse(folder, count, lines, f" the network ({self.model})")
         self.extras = Extras.load(folder)
-        self.notes = []
+        self.notes, self.warnings = [], []
 
     def _add(self, file: Path) -> None:
         try:
             handle = safe_open(file, framework="pt")
             for name in handle.keys():  # noqa: SIM118, not a mapping
+                if name in self._open:
+                    raise ConversionError(f"{file}: holds {name}, which another of the folder's files holds too")
                 part = handle.get_slice(name)
                 self._open[name] = handle
                 kind = part.get_dtype()
-                self._specs[name] = TensorSpec(tuple(part.get_shape()), _TYPES.get(kind, torch.int8))
-        except SafetensorError as error:
-            raise ConversionError(f"{file}: cannot be read, it is truncated or damaged: {error}") from error
+                if kind not in _TYPES:
+                    self._odd_types.append(f"{name}: {kind}; accepted: {', '.join(_TYPES)}")
+                self._specs[name] = TensorSpec(tuple(part.get_shape()), _TYPES.get(kind, torch.float32))
+        except (SafetensorError, OverflowError, MemoryError) as error:
+            raise ConversionError(
+                f"{file}: cannot be read, it is truncated or damaged: {first_line(error)}"
+            ) from error
 
     def rule_row(self, ours: str) -> Row:
         return self._rows[ours]
 
     def parts(self, ours: str) -> dict[str, Tensor]:
-        return {name: self._open[name].get_tensor(name) for name in self._rows[ours].theirs}
+        names = self._rows[ours].theirs
+        try:
+            return {name: self._open[name].get_tensor(name) for name in names}
+        except (SafetensorError, RuntimeError) as error:
+            raise ConversionError(f"{self.path}: {names[0]} cannot be read: {first_line(error)}") from error
 
     def dtype(self, ours: str) -> torch.dtype:
         return same_dtype({name: self._specs[name].dtype for name in self._rows[ours].theirs})

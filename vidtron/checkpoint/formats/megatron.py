@@ -1,6 +1,7 @@
 """vidtron's own checkpoints: megatron-core's torch_dist format in `iter_*` folders, with the run's configuration."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,23 @@ from vidtron.checkpoint.formats.base import (
     WeightSource,
     WeightTarget,
     check_floating,
+    first_line,
     refuse,
 )
+from vidtron.checkpoint.formats.fit import misfits
 from vidtron.checkpoint.full_state import read_state
+from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.torch_dist_files import TorchDistReader, TorchDistWriter
 from vidtron.config import cli, yaml_file
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.models import registry
-from vidtron.models.cogvideox.checkpoint_names import MODULES_WITH_EXTRA_STATE, our_rows, sizes
+from vidtron.models.cogvideox.checkpoint_names import MODULES_WITH_EXTRA_STATE, our_rows
 from vidtron.models.cogvideox.checkpoint_tables import SampleSize
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import closest_preset, default_sample
-from vidtron.models.layers.checkpoint_rules import Row, differences
+from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.lora import is_adapter
 
 _BESIDE = ("optimizer.", "ema.")
@@ -67,13 +71,15 @@ class MegatronSource(WeightSource):
             base: the weights of a checkpoint that holds LoRA adapters alone.
 
         Raises:
-            ConversionError: every tensor that is missing, unknown or of another shape is named.
+            ConversionError: it is damaged, or its tensors are not the network's: sizes, layers and tensors that differ
+                are told.
         """
         self.path, self._base = path, base
         folder = checkpoint_folder(path)
         if folder is None:
             raise ConversionError(f"--load {path}: no complete checkpoint; accepted: a run folder or an iter_* folder")
         self.folder = folder
+        check_kind(folder)
         run = configuration_beside(folder)
         if run is None and preset is None:
             raise ConversionError(f"--load {folder}: no {folders.CONFIG_FILE} in it; accepted: --model")
@@ -82,8 +88,8 @@ class MegatronSource(WeightSource):
         self.sample = self._sample(run)
         try:
             self._reader = TorchDistReader(folder)
-        except ValueError as error:
-            raise ConversionError(f"--load {folder}: {error}") from error
+        except Exception as error:  # damaged pickles raise nearly everything
+            raise ConversionError(f"--load {folder}: {first_line(error)}") from error
         self._rows = {row.ours: row for row in self.rows}
         self._specs = self._reader.specs
         self._own = {key: spec.shape for key, spec in self._specs.items() if not key.startswith(_BESIDE)}
@@ -95,6 +101,7 @@ class MegatronSource(WeightSource):
             )
         self._keys = {name: name for name in (*(self._rows if base is None else ()), *self.adapter_shapes)}
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         if ema:
             self._take_average(ema)
         elif fp32:
@@ -151,10 +158,13 @@ class MegatronSource(WeightSource):
     def _check(self) -> None:
         found = {key: shape for key, shape in self._own.items() if key not in self.adapter_shapes}
         found |= {name: self._specs[key].shape for name, key in self._keys.items() if name in found}
-        rows = self.rows if self._base is None else []
-        problems = differences(rows, found, sizes(self.network), self.network, ())
-        problems += check_floating((key, self._specs[key].dtype) for key in self._keys.values() if key in self._specs)
-        refuse(self.folder, problems, f" the network ({self.model})")
+        more = check_floating((key, self._specs[key].dtype) for key in self._keys.values() if key in self._specs)
+        if self._base is None:
+            count, lines = misfits(our_rows, self.network, self.model, found, more=more)
+        else:
+            problems = [*(f"{name}: unknown" for name in found), *more]
+            count, lines = len(problems), summarized(problems)
+        refuse(self.folder, count, lines, f" the network ({self.model})")
 
     @property
     def places(self) -> list[Path]:
@@ -172,8 +182,8 @@ class MegatronSource(WeightSource):
             return self._base.read(ours)
         try:
             return self._reader.read(self._keys[ours])
-        except (OSError, ValueError) as error:
-            raise ConversionError(f"{self.folder}: {error}") from error
+        except Exception as error:  # damaged pickles raise nearly everything
+            raise ConversionError(f"{self.folder}: {ours}: {first_line(error)}") from error
 
     def dtype(self, ours: str) -> torch.dtype:
         if self._base is not None and ours not in self._keys:
@@ -254,13 +264,35 @@ class MegatronTarget(WeightTarget):
             (folder / folders.CONFIG_FILE).write_text(self._configuration, encoding="utf-8")
 
 
+KIND_FILE = "metadata.json"
 WEIGHTS_ONLY = "weights_only"
 """Entry of the plain state of a checkpoint that no run has written: there is no optimizer to continue with."""
 
 
-def holds_weights_only(path: Path) -> bool:
-    """Whether an iter_* folder was made by a conversion, without an optimizer to continue with."""
-    return bool(read_state(path).get(WEIGHTS_ONLY))
+def holds_weights_only(path: str | Path) -> bool:
+    """Whether an iter_* folder was made by a conversion, without an optimizer to continue with.
+
+    Raises:
+        ConversionError: its plain state is damaged.
+    """
+    check_kind(path := Path(path))
+    try:
+        return bool(read_state(path).get(WEIGHTS_ONLY))
+    except Exception as error:  # damaged pickles raise nearly everything
+        raise ConversionError(f"{path}: its plain state (common.pt) cannot be read: {first_line(error)}") from error
+
+
+def check_kind(folder: Path) -> None:
+    """Raises ConversionError: `metadata.json` of an iter_* folder is damaged, or of another kind of checkpoint."""
+    file = folder / KIND_FILE
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8"))["sharded_backend"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConversionError(
+            f"{file}: truncated or damaged: {first_line(error)}; accepted: what megatron-core writes"
+        ) from error
+    if kind != "torch_dist":
+        raise ConversionError(f"{file}: says {str(kind)[:60]!r}; accepted: torch_dist")
 
 
 def extra_states(network: CogVideoXConfig) -> list[str]:

@@ -16,10 +16,13 @@ from vidtron.checkpoint.formats.base import (
     WeightSource,
     WeightTarget,
     check_floating,
+    first_line,
     refuse,
     same_dtype,
 )
+from vidtron.checkpoint.formats.fit import layers_found, misfits, nearly
 from vidtron.checkpoint.formats.sat_files import LATEST, ORIGINAL, SatFiles
+from vidtron.checkpoint.summary import ranges
 from vidtron.checkpoint.tensor_files import PtFile, TensorSpec
 from vidtron.models.cogvideox import foreign_configs
 from vidtron.models.cogvideox.checkpoint_names import (
@@ -29,12 +32,12 @@ from vidtron.models.cogvideox.checkpoint_names import (
     SAT_TABLES,
     UNUSED_POSITIONS,
     sat_rows,
-    sizes,
 )
 from vidtron.models.cogvideox.checkpoint_tables import SampleSize, sat_tables
 from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.cogvideox.foreign_configs import SAT_FINAL_NORM_EPS, closest_preset
-from vidtron.models.layers.checkpoint_rules import Row, Shape, SplitAlong, bits_equal, differences
+from vidtron.models.cogvideox.sat_config import to_sat
+from vidtron.models.layers.checkpoint_rules import Row, Shape, SplitAlong, bits_equal
 
 VERSIONS = ("1.0", "1.5")
 """Of upstream's SAT code: tag v1.0, and main since CogVideoX 1.5."""
@@ -72,9 +75,11 @@ class SatSource(WeightSource):
             trust_pickle: open files that need more than weights_only=True allows.
 
         Raises:
-            ConversionError: every tensor that is missing, unknown or of another shape is named.
+            ConversionError: it is damaged, or its tensors are not the network's: sizes, layers and tensors that differ
+                are told.
         """
         self.path = path
+        self.warnings: list[str] = []
         self.files = SatFiles(path, ema=ema, trust_pickle=trust_pickle)
         self.adapter_shapes = self._adapter_shapes()
         local_shapes = {name: tuple(self.files.parts(name)[0].shape) for name in self.files.names}
@@ -83,19 +88,28 @@ class SatSource(WeightSource):
         def read(name: str) -> Tensor:
             return self.files.parts(name)[0]
 
+        self._refuse_gaps(local_shapes)
         if preset is not None:
             network = dataclasses.replace(preset[1], final_norm_eps=SAT_FINAL_NORM_EPS)
-            self.sample = foreign_configs.sample_of_sat(network, local_shapes, read, known)
-        else:
-            try:
+        try:
+            if preset is not None:
+                self.sample = foreign_configs.sample_of_sat(network, local_shapes, read, known)
+            else:
                 network, self.sample = foreign_configs.from_sat(local_shapes, read, known)
-            except ValueError as error:
-                raise ConversionError(f"--load {self.files.folder}: {error}") from error
+        except ValueError as error:
+            raise ConversionError(f"--load {self.files.folder}: {error}") from error
+        except (LookupError, RuntimeError, ArithmeticError) as error:
+            raise ConversionError(
+                f"--load {self.files.folder}: the network cannot be told by its tensors ({first_line(error)}); "
+                "accepted: --model, if the file is not damaged"
+            ) from error
         self.network = network
         self.model = preset[0] if preset is not None else closest_preset(network)
-        flat = len(local_shapes.get("mixins.patch_embed.proj.weight", ())) == 2
-        self._rows = {row.ours: row for row in sat_rows(network, flat_patches=flat)}
-        self._check(local_shapes)
+        self._flat = len(local_shapes.get("mixins.patch_embed.proj.weight", ())) == 2
+        self._rows = {row.ours: row for row in self._rows_of(network)}
+        whole_shapes = self._check(local_shapes)
+        if preset is None and "num_layers" not in known:
+            self._tell_guess(whole_shapes)
         self.extras = self._keep_tables("1.0" if FREQS[0] in local_shapes else "1.5")
         self.notes = [f"kept aside: {part} ({len(names):,} tensors)" for part, names in self.files.aside.items()]
         if len(self.files.ranks) > 1:
@@ -115,23 +129,76 @@ class SatSource(WeightSource):
             )
         return {name: tuple(tensor.shape) for name, tensor in adapters.items()}
 
-    def _check(self, local_shapes: Mapping[str, Shape]) -> None:
-        found = dict(local_shapes)
-        splits = {name: row.ranks for row in self._rows.values() for name in row.theirs}
-        for name, split in splits.items():
-            if name in found and isinstance(split, SplitAlong):
-                found[name] = tuple(split.join([p.to("meta") for p in self.files.parts(name)]).shape)
+    def _rows_of(self, network: CogVideoXConfig) -> list[Row]:
+        return sat_rows(network, flat_patches=self._flat)
+
+    def _refuse_gaps(self, local_shapes: Mapping[str, Shape]) -> None:
+        """Whatever the depth, a layer between others is not left out."""
+        present = sorted(layers_found(sat_rows(CogVideoXConfig(num_layers=1)), local_shapes))
+        gaps = [range(a + 1, b) for a, b in zip([-1, *present], present, strict=False) if b > a + 1]
+        if gaps:
+            told = ", ".join(f"{gap[0]} to {gap[-1]}" if len(gap) > 1 else str(gap[0]) for gap in gaps)
+            raise ConversionError(
+                f"--load {self.files.folder}: has layers {ranges(present)}, so layer {told} is missing; accepted: "
+                "files with every layer"
+            )
+
+    def _tell_guess(self, whole_shapes: Mapping[str, Shape]) -> None:
+        """Say that nothing but the tensors tells the network: layers missing at the end do not show."""
+        network = self.network
+        self.warnings.append(
+            f"{self.files.folder}: no configuration in it and no --model: the network is told by its tensors: "
+            f"{network.num_layers} layers, hidden size {network.hidden_size}, {network.num_attention_heads} heads, "
+            f"{network.in_channels} channels in and {network.out_channels} out, patches of {network.patch_size_t} x "
+            f"{network.patch_size} x {network.patch_size}, {network.position} positions, {network.text_length} text "
+            "tokens"
+        )
+        whole = nearly(network, whole_shapes, self._rows_of)
+        if whole is not None:
+            depth = foreign_configs.PRESETS[whole].network.num_layers
+            absent = ranges(range(network.num_layers, depth))
+            self.warnings.append(
+                f"{self.files.folder}: has all sizes of {whole} but {network.num_layers} layers instead of {depth}. "
+                f"If layer {absent} should be in it, what is written is not the network that was trained; --model "
+                f"{whole} refuses files without all layers"
+            )
+
+    def _joined_shapes(self, local_shapes: Mapping[str, Shape]) -> tuple[dict[str, Shape], list[str]]:
+        """Whole shapes, and a message for each tensor whose parts cannot be joined (it keeps the first rank's)."""
+        found, problems = dict(local_shapes), []
+        for row in self._rows.values():
+            for name in row.theirs:
+                if name in found and isinstance(row.ranks, SplitAlong):
+                    try:
+                        parts = [p.to("meta") for p in self.files.parts(name)]
+                        found[name] = tuple(row.ranks.join(parts).shape)
+                    except (ValueError, RuntimeError, IndexError):
+                        problems.append(f"{name}: the parts of the model-parallel ranks do not fit together")
+        return found, problems
+
+    def _check(self, local_shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """The shapes of the whole tensors. Raises ConversionError: they are not the network's."""
+        found, more = self._joined_shapes(local_shapes)
+        names = [name for row in self._rows.values() for name in row.theirs if name in found]
         tables = {*SAT_TABLES, POS_EMBEDDING} if self.network.position == "sincos" else set(SAT_TABLES)
         if self.network.position == "sincos":
             tables -= set(FREQS)
-        problems = differences(self._rows.values(), found, sizes(self.network), self.network, tables)
-        problems += [f"{name}: unknown" for name in sorted(set(self.files.foreign))]
-        problems += check_floating((name, self.files.parts(name)[0].dtype) for name in splits if name in found)
-        refuse(self.files.folder, problems, f" the network ({self.model})")
+        more += [f"{name}: unknown" for name in sorted(set(self.files.foreign))]
+        more += check_floating((name, self.files.parts(name)[0].dtype) for name in names)
+        fit = misfits(self._rows_of, self.network, self.model, found, tables, more)
+        refuse(self.files.folder, *fit, f" the network ({self.model})")
+        return found
 
     def _keep_tables(self, version: str) -> Extras:
         extras = Extras(sample=(self.sample.frames, self.sample.height, self.sample.width))
-        computed = sat_tables(self.network, self.sample, version=version)
+        if not {*SAT_TABLES, POS_EMBEDDING} & set(self.files.names):
+            return extras
+        try:
+            computed = sat_tables(self.network, self.sample, version=version)
+        except (RuntimeError, ValueError) as error:
+            raise ConversionError(
+                f"--load {self.files.folder}: no tables of positions can be made for this network: {first_line(error)}"
+            ) from error
         for name, table in computed.items():
             if name not in self.files.names:
                 continue
@@ -157,8 +224,8 @@ class SatSource(WeightSource):
         for name in row.theirs:
             try:
                 joined[name] = row.ranks.join(self.files.parts(name))
-            except ValueError as error:
-                raise ConversionError(f"{self.files.folder}: {name}: {error}") from error
+            except (ValueError, RuntimeError) as error:
+                raise ConversionError(f"{self.files.folder}: {name}: {first_line(error)}") from error
         return joined
 
     def dtype(self, ours: str) -> torch.dtype:
@@ -263,6 +330,6 @@ class SatTarget(WeightTarget):
             file.close()
         rank = next((tensor.shape[0] for name, tensor in self._adapters.items() if ".matrix_A." in name), None)
         lora = None if rank is None else {"r": rank, "lora_alpha": self._lora_alpha}
-        content = foreign_configs.to_sat(self.network, self.sample, self.version, lora)
+        content = to_sat(self.network, self.sample, self.version, lora)
         (self.folder / "model_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (self.folder / LATEST).write_text(self.tag, encoding="utf-8")

@@ -10,15 +10,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from vidtron.checkpoint.formats.base import ConversionError
+from vidtron.checkpoint.formats.base import ConversionError, first_line
+from vidtron.checkpoint.summary import summarized
 from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX
-from vidtron.models.cogvideox.foreign_configs import sat_parameters
+from vidtron.models.cogvideox.sat_config import sat_parameters
 
 LATEST = "latest"
 ASIDE = ("first_stage_model.", "conditioner.", "denoiser.", "loss_fn.", "sampler.")
 """Parts of upstream's engine beside the network: autoencoder, text encoder, and objects that may hold tables."""
 _RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _ADAPTER = re.compile(r"\.matrix_[AB]\.\d+$")
+_LONGEST_NAME = 250
+"""Bytes, of a folder."""
 ORIGINAL = ".original."
 """Stands before the last part of the name of a weight that has LoRA adapters."""
 
@@ -37,8 +40,7 @@ def rank_files(path: Path, *, ema: bool) -> list[Path]:
         path = path.parent
     folder = path
     if (path / LATEST).is_file():
-        tag = (path / LATEST).read_text(encoding="utf-8").strip()
-        folder = path / tag
+        folder = path / tag_in(path / LATEST)
     if ema and not folder.name.endswith("-ema"):
         folder = folder.with_name(f"{folder.name}-ema")
     found = {int(m[1]): file for file in folder.glob("mp_rank_*.pt") if (m := _RANK_FILE.fullmatch(file.name))}
@@ -54,6 +56,24 @@ def rank_files(path: Path, *, ema: bool) -> list[Path]:
     return [found[rank] for rank in range(len(found))]
 
 
+def tag_in(file: Path) -> str:
+    """The folder that a `latest` file names."""
+    try:
+        tag = file.read_text(encoding="utf-8").strip()
+    except ValueError as error:
+        raise ConversionError(f"{file}: no text; accepted: the name of a folder beside it") from error
+    if not tag.isprintable() or "/" in tag or tag in ("", ".", "..") or len(tag.encode()) > _LONGEST_NAME:
+        raise ConversionError(f"{file}: says {tag[:60]!r}; accepted: the name of a folder beside it")
+    if not (file.parent / tag).is_dir() and not (file.parent / f"{tag}-ema").is_dir():
+        raise ConversionError(f"{file}: says {tag[:60]!r}, and there is no such folder beside it{_tags(file.parent)}")
+    return tag
+
+
+def _tags(folder: Path) -> str:
+    tags = ", ".join(sorted(child.parent.name for child in folder.glob("*/mp_rank_00_model_states.pt")))
+    return f"; accepted: one of {tags}" if tags else ""
+
+
 def is_sat(path: Path) -> bool:
     """Whether a path looks like a SAT checkpoint."""
     if path.is_file():
@@ -67,9 +87,12 @@ def read_parameters(path: Path, folder: Path) -> dict[str, Any]:
         for file in sorted([*place.glob("model_config.json"), *place.glob("*.yaml"), *place.glob("*.yml")]):
             try:
                 content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
-            except yaml.YAMLError as error:
+                parameters = sat_parameters(content)
+            except RecursionError as error:
+                raise ConversionError(f"{file}: nested too deeply; accepted: upstream's configuration") from error
+            except (yaml.YAMLError, ValueError, TypeError) as error:
                 raise ConversionError(f"{file}: {' '.join(str(error).split())}") from error
-            if parameters := sat_parameters(content):
+            if parameters:
                 return parameters
     return {}
 
@@ -87,7 +110,7 @@ def load_module(path: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mapped)
     except Exception as error:
-        reason = str(error).split("\n")[0]
+        reason = first_line(error)
         if "weights_only" in str(error).lower() or "Weights only" in str(error):
             detail = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
             raise ConversionError(
@@ -96,9 +119,13 @@ def load_module(path: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
             ) from error
         raise ConversionError(f"{path}: cannot be read, it is truncated or damaged: {reason}") from error
     module = content.get("module", content) if isinstance(content, Mapping) else None
-    if not isinstance(module, Mapping) or not any(isinstance(value, Tensor) for value in module.values()):
+    named = module.items() if isinstance(module, Mapping) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
         raise ConversionError(f"{path}: no tensors under `module`; accepted: a file of SAT's trainer")
-    return {name: value for name, value in module.items() if isinstance(value, Tensor)}
+    if odd := [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_meta]:
+        raise ConversionError(f"{path}: {odd[0]}: no plain tensor; accepted: a file of SAT's trainer")
+    return tensors
 
 
 class SatFiles:
@@ -123,7 +150,8 @@ class SatFiles:
         names = self.ranks[0].keys()
         uneven = sorted(set().union(*(rank.keys() ^ names for rank in self.ranks)))
         if uneven:
-            raise ConversionError(f"{self.folder}: not in the files of all ranks: {', '.join(uneven)}")
+            told = summarized([f"{name}: not in the files of all model-parallel ranks" for name in uneven])
+            raise ConversionError("\n".join([f"{self.folder}: {len(uneven)} tensors are not everywhere", *told]))
 
     def _add(self, module: dict[str, Tensor]) -> None:
         bare = not any(name.startswith(SAT_PREFIX) for name in module)  # a network saved without the engine

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vidtron.config.storage import whole_file
 from vidtron.data.building.scores import column_of, columns_of
 from vidtron.data.shards.index_writer import IndexWriter
 from vidtron.data.shards.sample import IndexRow
@@ -167,12 +168,10 @@ def read_named(output: Path, name: str) -> list[Skipped]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that is either as it was or complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @contextmanager

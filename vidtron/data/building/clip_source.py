@@ -1,13 +1,13 @@
 """Finding clips, images and their captions: folders in the usual layouts, or a table."""
 
 import csv
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidtron.config.foreign_json import parse_json
 from vidtron.data.building.captions import read_words
 from vidtron.data.shards.sample import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from vidtron.data.shards.sample_json import caption_at
@@ -181,20 +181,27 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
     if table.suffix.lower() == ".parquet":
         yield from _parquet_rows(table)
         return
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        if table.suffix.lower() != ".jsonl":
-            yield from csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-            return
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise SourceError(f"{table}: line {number} is no JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise SourceError(f"{table}: line {number} is no JSON object")
-            yield row
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            if table.suffix.lower() == ".jsonl":
+                yield from _json_rows(table, file)
+            else:
+                yield from csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise SourceError(f"{table}: cannot be read ({error}); accepted: a table in UTF-8") from error
+
+
+def _json_rows(table: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise SourceError(f"{table}: line {number} is no JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise SourceError(f"{table}: line {number} is no JSON object")
+        yield row
 
 
 def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
@@ -205,5 +212,5 @@ def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(table) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{table}: is no Parquet file ({error})") from error

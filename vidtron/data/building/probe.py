@@ -1,5 +1,6 @@
 """What a clip really holds, found by decoding all of it once."""
 
+import math
 import zlib
 from dataclasses import replace
 from itertools import pairwise
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtron.data.decoding.pyav import UndecodableError, opened
+from vidtron.data.limits import MOST_FPS, MOST_FRAMES, MOST_SECONDS
 from vidtron.data.shards.sample import IMAGE_EXTENSIONS, ClipFacts
 
 _REGULAR = 0.25  # a time stamp off by more than this part of a frame's time makes the clip irregular
@@ -31,7 +33,8 @@ def probe(source: bytes | Path) -> ClipFacts:
     """Facts of a clip.
 
     Raises:
-        UndecodableError: it has no video, no frames, damaged frames, or frames of several sizes.
+        UndecodableError: it has no video, no frames, damaged frames, frames of several sizes, or more of something
+            than `vidtron.data.limits` allows.
     """
     with opened(source) as (container, stream):
         packets, frames = _decode_all(container, stream)
@@ -40,14 +43,21 @@ def probe(source: bytes | Path) -> ClipFacts:
         seconds = _seconds(frames, stream)
         width, height, rotation = frames[0]["size"]
         last = seconds[-1]
-        fps = round((len(frames) - 1) / last if last > 0 else float(stream.average_rate or 1), 6)
+        fps = (len(frames) - 1) / last if last > 0 else min(float(stream.average_rate or 1), MOST_FPS)
+        fps = round(fps, 6)
+        duration = len(frames) / fps if fps else math.inf
+        if fps > MOST_FPS or duration > MOST_SECONDS:
+            raise UndecodableError(
+                f"it shows {fps:.6g} frames a second for {duration:.6g} seconds; accepted: at most {MOST_FPS:g} for "
+                f"{MOST_SECONDS:g}"
+            )
         regular = all(abs(time * fps - i) < _REGULAR for i, time in enumerate(seconds))
         return ClipFacts(
             width=height if rotation % 180 else width,
             height=width if rotation % 180 else height,
             frames=len(frames),
             fps=fps,
-            duration=len(frames) / fps,
+            duration=duration,
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=stream.codec_context.pix_fmt or "unknown",
             plain=rotation == 0
@@ -86,6 +96,8 @@ def _decode_all(container: Any, stream: Any) -> tuple[list[Any], list[dict[str, 
                 raise UndecodableError(f"frame {len(frames)} is damaged")
             if frames and size != frames[0]["size"]:
                 raise UndecodableError(f"its size changes at frame {len(frames)}")
+            if len(frames) == MOST_FRAMES:
+                raise UndecodableError(f"it has more than {MOST_FRAMES} frames")
             frames.append({"pts": frame.pts, "size": size, "checksum": _checksum(frame)})
     return packets, frames
 

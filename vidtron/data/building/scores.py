@@ -62,11 +62,11 @@ def scores_among(entries: dict[str, Any], listed: Sequence[str]) -> dict[str, fl
 
 
 def score_of(value: Any) -> float | None:
-    """A score as a number; None for nothing. ValueError or TypeError where it is something else."""
+    """A score as a number; None for nothing, or no finite one. ValueError or TypeError where it is something else."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     number = float(value)
-    return None if math.isnan(number) else number
+    return number if math.isfinite(number) else None
 
 
 def columns_of(names: Sequence[str]) -> list[str]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vidtron.config.storage import writing
 from vidtron.data.building.build_state import BuildError, BuildState, Part, Progress, Skipped, made_in_order
 from vidtron.data.building.captions import Words, read_words, token_counter
 from vidtron.data.building.probe import probe_media
 from vidtron.data.building.scores import scores_among
 from vidtron.data.building.shard_writer import STATE_FOLDER, BuildResult
-from vidtron.data.building.tar_sources import ACCEPTED, TarSource, expand, is_tar_name, tars_of
+from vidtron.data.building.tar_sources import ACCEPTED, TarSource, expand, is_folder, is_tar_name, tars_of
 from vidtron.data.decoding.pyav import UndecodableError
 from vidtron.data.shards.index_schema import CAPTION_KEY
 from vidtron.data.shards.sample import CAPTION_EXTENSION, IndexRow, media_of
@@ -68,6 +69,7 @@ def index_shards(options: IndexOptions, progress: Progress | None = None) -> Bui
 
     Raises:
         BuildError: the folder holds no tars that can be indexed, none with a usable sample, or an unfinished build.
+        StorageError: the index cannot be written; nothing is changed.
     """
     progress = progress or Progress()
     shards, unusable = _shards(options)
@@ -76,11 +78,12 @@ def index_shards(options: IndexOptions, progress: Progress | None = None) -> Bui
     except ValueError as error:
         raise BuildError(str(error)) from error
     state = BuildState(options.folder, _STATE_FOLDER)
-    state.folder.mkdir(exist_ok=True)
     try:
-        number, scores = _write_parts(state, shards, unusable, options, count_tokens, progress)
-        extra = {} if options.caption_key is None else {CAPTION_KEY: options.caption_key}
-        header, left_out, flawed = state.finish(number, scores, extra)
+        with writing(options.folder, "make room there"):
+            state.folder.mkdir(exist_ok=True)
+            number, scores = _write_parts(state, shards, unusable, options, count_tokens, progress)
+            extra = {} if options.caption_key is None else {CAPTION_KEY: options.caption_key}
+            header, left_out, flawed = state.finish(number, scores, extra)
     finally:
         shutil.rmtree(state.folder, ignore_errors=True)
     return BuildResult(header["samples"], len(header["shards"]), left_out, 0.0, flawed=flawed)
@@ -144,7 +147,7 @@ def folders_of(arguments: Sequence[str]) -> tuple[dict[Path, tuple[Path, ...] | 
     folders: dict[Path, tuple[Path, ...] | None] = {}
     elsewhere: list[Skipped] = []
     for argument in arguments:
-        if Path(argument).is_dir() or _is_plain_name(argument):
+        if is_folder(argument) or _is_plain_name(argument):
             folders[Path(argument)] = None
             continue
         for source in expand(argument):
@@ -161,7 +164,7 @@ def folders_of(arguments: Sequence[str]) -> tuple[dict[Path, tuple[Path, ...] | 
 
 def _is_plain_name(argument: str) -> bool:
     """Whether an argument that is no file can only be meant as a folder."""
-    return not (Path(argument).is_file() or is_tar_name(argument) or any(sign in argument for sign in ("{", ":")))
+    return not (any(sign in argument for sign in ("{", ":")) or is_tar_name(argument) or Path(argument).is_file())
 
 
 def _shards(options: IndexOptions) -> tuple[list[Path], list[Skipped]]:

@@ -6,23 +6,20 @@ lines of its samples and the clips that were skipped.
 """
 
 import hashlib
-import io
 import json
-import os
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from vidtron.config.storage import writing
 from vidtron.data.building.build_state import (
     FLAWED_NAME,
     SKIPPED_NAME,
     BuildError,
     BuildState,
-    Part,
     Progress,
     Skipped,
     made_in_order,
@@ -32,18 +29,15 @@ from vidtron.data.building.build_state import (
 from vidtron.data.building.captions import token_counter
 from vidtron.data.building.clip_source import list_clips
 from vidtron.data.building.pieces import Cutter, Piece, list_pieces
-from vidtron.data.building.probe import probe_media
 from vidtron.data.building.scores import score_names, score_of, scores_among
+from vidtron.data.building.shard_file import Facts, StoredCodec, make_piece, shard_name, write_shard
 from vidtron.data.building.tar_clips import list_tar_clips
 from vidtron.data.building.tar_sources import TarSource, tars_of_folder, tars_or_clips
-from vidtron.data.building.transcode import Edit, remux, transcode
-from vidtron.data.decoding.pyav import UndecodableError, opened
+from vidtron.data.building.transcode import Edit
 from vidtron.data.shards.index_file import missing, read_header
 from vidtron.data.shards.index_schema import INDEX_NAME, OLD_INDEX_NAME
-from vidtron.data.shards.sample import CAPTION_EXTENSION, ClipFacts, IndexRow
 
 STATE_FOLDER = ".build"
-StoredCodec = Literal["copy", "vp9", "h264", "mjpeg"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
         BuildError: the arguments contradict each other, or those of an earlier build in the same folder; or tars that
             are named are not there.
         SourceError: the input holds no clips.
+        StorageError: shards or index cannot be written; finished shards stay.
     """
     progress = progress or Progress()
     _check(options)
@@ -104,7 +99,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
         names = score_names((clip.extra for clip in clips), options.scores)
     except ValueError as error:
         raise BuildError(str(error)) from error
-    facts = _Facts(count_tokens, lambda extra: {name: score_of(extra.get(name)) for name in names})
+    facts = Facts(count_tokens, lambda extra: {name: score_of(extra.get(name)) for name in names})
     pieces, left_over = list_pieces(clips, options.edit, options.cut_seconds)
     arguments = _arguments(options, "clips of --input", f"{len(pieces)} samples, {_digest(pieces)}")
     state = BuildState(options.output, STATE_FOLDER)
@@ -115,13 +110,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     done = {number for number in range(len(runs)) if state.read(number) is not None}
     progress.begin(len(pieces), sum(len(runs[number]) for number in done))
     due = [piece for number, run in enumerate(runs) if number not in done for piece in run]
-    with made_in_order(lambda piece: _make(piece, options.codec), due, options.workers) as made:
+    with (
+        _writing(options.output),
+        made_in_order(lambda piece: make_piece(piece, options.codec), due, options.workers) as made,
+    ):
         for number, run in enumerate(runs):
             if number not in done:
-                part, _ = _write_shard(options.output, shard_name(number), islice(made, len(run)), facts, progress)
+                part, _ = write_shard(options.output, shard_name(number), islice(made, len(run)), facts, progress)
                 state.write(number, part)
                 progress.shard(part.shard, len(part.rows))
-    header, skipped, flawed = state.finish(len(runs), names, {"build": arguments})
+        header, skipped, flawed = state.finish(len(runs), names, {"build": arguments})
     return BuildResult(header["samples"], len(header["shards"]), skipped, left_over, flawed=flawed)
 
 
@@ -140,7 +138,7 @@ class TarBuild:
     ) -> None:
         self.options = options
         self.tars = tars
-        self.facts = _Facts(count_tokens, lambda extra: scores_among(extra, options.scores))
+        self.facts = Facts(count_tokens, lambda extra: scores_among(extra, options.scores))
         self.progress = progress
         self.cutter = Cutter(options.edit, options.cut_seconds)
         self.state = BuildState(options.output, STATE_FOLDER)
@@ -156,17 +154,20 @@ class TarBuild:
             return _complete(options.output, 0.0)
         pieces = self._pieces()
         number = self._pass_over_finished(pieces)
-        with made_in_order(lambda piece: _make(piece, options.codec), pieces, options.workers) as made:
+        with (
+            _writing(options.output),
+            made_in_order(lambda piece: make_piece(piece, options.codec), pieces, options.workers) as made,
+        ):
             while True:
                 run = islice(made, options.samples_per_shard)
-                part, count = _write_shard(options.output, shard_name(number), run, self.facts, self.progress)
+                part, count = write_shard(options.output, shard_name(number), run, self.facts, self.progress)
                 if count:
                     state.write(number, part)
                     self.progress.shard(part.shard, len(part.rows))
                     number += 1
                 if count < options.samples_per_shard:
                     break
-        header, skipped, flawed = state.finish(number, self._scores(number), {"build": arguments})
+            header, skipped, flawed = state.finish(number, self._scores(number), {"build": arguments})
         left_over = self.cutter.left_over
         return BuildResult(header["samples"], len(header["shards"]), skipped, left_over, flawed=flawed)
 
@@ -199,13 +200,9 @@ class TarBuild:
         return list(found)
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """Finds what the index says of a sample besides its clip."""
-
-    count_tokens: Callable[[str], int | None]
-    scores_of: Callable[[dict[str, Any]], dict[str, float | None]]
-    """Scores in what came with a clip; ValueError where one that is asked for is no number."""
+def _writing(output: Path) -> AbstractContextManager[None]:
+    """Around what writes shards, records of them and the index."""
+    return writing(output, "make room there; the same command goes on from the last finished shard")
 
 
 def _complete(output: Path, left_over: float) -> BuildResult:
@@ -290,100 +287,3 @@ def _is_complete(state: BuildState, arguments: dict[str, Any]) -> bool:
             f"--output {output}: holds a build with other arguments ({told}); accepted: the same, or another folder"
         )
     return finished
-
-
-def _make(piece: Piece, codec: StoredCodec) -> tuple[bytes, ClipFacts]:
-    """What is stored of one piece, an mp4 or the image as it is, and its facts; UndecodableError where that is
-    impossible."""
-    if piece.problem:
-        raise UndecodableError(piece.problem)
-    clip = piece.clip
-    try:
-        if not clip.image and (piece.edit.changes() or (codec != "copy" and _codec_in_mp4(clip.source) != codec)):
-            assert codec != "copy"
-            content = transcode(clip.source, piece.edit, codec)
-        else:
-            content = clip.read()
-            if not clip.image and _codec_in_mp4(content) is None:
-                content = remux(content)
-    except OSError as error:
-        raise UndecodableError(str(error)) from error
-    return content, probe_media(content, clip.media)
-
-
-def _codec_in_mp4(source: Path | bytes) -> str | None:
-    """Codec of an mp4's video; None for any other container."""
-    with opened(source) as (container, stream):
-        return str(stream.codec_context.codec.canonical_name) if "mp4" in container.format.name.split(",") else None
-
-
-def _write_shard(
-    output: Path,
-    name: str,
-    made: Iterator[tuple[Piece, Future[tuple[bytes, ClipFacts]]]],
-    facts: _Facts,
-    progress: Progress,
-) -> tuple[Part, int]:
-    """Write one shard from results: (its record, how many there were)."""
-    temporary = output / f".{name}.tmp"
-    rows: list[IndexRow] = []
-    skipped: list[Skipped] = []
-    flawed: list[Skipped] = []
-    with temporary.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-            for piece, future in made:
-                try:
-                    content, clip = future.result()
-                    scores = facts.scores_of(piece.clip.extra)
-                except (UndecodableError, ValueError) as error:
-                    skipped.append(Skipped(piece.key, piece.clip.told(), str(error)))
-                    progress.piece(skipped[-1])
-                    continue
-                row = _add_sample(tar, name, piece, content, clip, facts)
-                rows.append(replace(row, scores=scores))
-                if piece.clip.flaw:
-                    flawed.append(Skipped(piece.key, piece.clip.told(), piece.clip.flaw))
-                    progress.flawed(flawed[-1])
-                progress.piece(None)
-        file.flush()
-        os.fsync(file.fileno())
-    size = temporary.stat().st_size if rows else 0
-    if rows:
-        temporary.replace(output / name)
-    else:
-        temporary.unlink()
-    return Part(name, size, skipped, rows, flawed), len(rows) + len(skipped)
-
-
-def _add_sample(
-    tar: tarfile.TarFile, shard: str, piece: Piece, content: bytes, clip: ClipFacts, facts: _Facts
-) -> IndexRow:
-    about = {"source": piece.clip.name, "start": piece.edit.start, **piece.clip.extra, **clip.as_json()}
-    if clip.times is None:
-        about.pop("times", None)  # of the clip as it was
-    caption = piece.clip.caption or ""
-    members = {}
-    for extension, data in (
-        (piece.clip.media, content),
-        (CAPTION_EXTENSION, caption.encode()),
-        ("json", json.dumps(about, ensure_ascii=False, default=str).encode()),
-    ):
-        info = tarfile.TarInfo(f"{piece.key}.{extension}")
-        info.size = len(data)
-        tar.addfile(info, io.BytesIO(data))
-        padded = (len(data) + tarfile.BLOCKSIZE - 1) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
-        members[extension] = (tar.offset - padded, len(data))
-    return IndexRow(
-        shard,
-        piece.key,
-        piece.clip.media,
-        members,
-        clip,
-        len(caption),
-        facts.count_tokens(caption),
-    )
-
-
-def shard_name(number: int) -> str:
-    """File name of a shard."""
-    return f"shard-{number:06d}.tar"

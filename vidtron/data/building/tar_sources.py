@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vidtron.config.ranges import name_error, shown
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.clip_source import is_media
 
@@ -98,7 +99,7 @@ def tars_or_clips(arguments: Sequence[str]) -> list[TarSource] | None:
     """
     sources: list[TarSource] = []
     for argument in arguments:
-        if Path(argument).is_dir():
+        if is_folder(argument):
             found = tars_of_folder(Path(argument)) or []
         else:
             found = [] if _may_be_clips(argument) else expand(argument)
@@ -108,6 +109,13 @@ def tars_or_clips(arguments: Sequence[str]) -> list[TarSource] | None:
             raise BuildError(f"--input {argument}: holds no tars; accepted as one of several inputs: {ACCEPTED}")
         sources += found
     return list(dict.fromkeys(sources))
+
+
+def is_folder(argument: str) -> bool:
+    """Whether an argument of a command line, which may be too long for a name, is a folder."""
+    with suppress(OSError):
+        return Path(argument).is_dir()
+    return False
 
 
 def tars_of_folder(folder: Path) -> list[TarSource] | None:
@@ -167,6 +175,9 @@ def _source(name: str, argument: str) -> TarSource:
             )
         return TarSource(name, None)
     path = Path(name)
+    problem = name_error(name)
+    if problem is not None:
+        raise BuildError(f"{shown(name)}: {problem}")
     if not path.is_file():
         told = name if name == argument else f"{name} (of {argument})"
         raise BuildError(f"{told}: no such file or folder; accepted: a folder, {ACCEPTED}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vidtron.config.arguments import MOST_WORKERS, number_in, path_name, text
 from vidtron.data.building.build_state import FLAWED_NAME, SKIPPED_NAME, Progress, Skipped
 
 
@@ -57,6 +58,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("index")
     group.add_argument(
         "--caption-key",
+        type=text,
         metavar="KEY",
         help="where the json of each sample has its caption: the name of an entry, or names inside of one another "
         "joined by full stops (captions.long, captions.0); where the json has none, the txt is taken, and the sample "
@@ -64,7 +66,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--tokenizer",
-        type=Path,
+        type=path_name,
         metavar="FOLDER",
         help="local folder of a transformers tokenizer: the index then says how many tokens each caption has",
     )
@@ -77,7 +79,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=number_in(int, MOST_WORKERS),
         default=os.cpu_count() or 1,
         metavar="N",
         help="clips worked on at a time (default: CPUs)",

@@ -71,8 +71,8 @@ def decode(
         frames = ndd.decoders.video(encoded, device=name, fill_value=list(_FILL), **selection).evaluate()
     except RuntimeError as error:
         raise UndecodableError(str(error).strip().splitlines()[0]) from error
-    if frames.shape[1] * frames.shape[2] > clip.width * clip.height:
-        raise UndecodableError("its frames are larger than the index says")
+    if tuple(frames.shape[1:3]) != (clip.height, clip.width):
+        raise UndecodableError("its frames have another size than the index says")
     sized = _sized_on_gpu if on_gpu(device) else _sized_on_cpu
     frames_TCHW = sized(ndd, frames, wanted[-1], height, width)
     if wanted == numbers:

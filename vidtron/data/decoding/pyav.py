@@ -14,10 +14,10 @@ from typing import Any
 import av
 import numpy as np
 
+from vidtron.data.decoding.mp4_claims import claimed_size
+from vidtron.data.limits import LARGEST_SIDE, claim_problem
 from vidtron.data.shards.index import ClipFacts
 
-LARGEST_SIDE = 16384
-"""Pixels; a clip that claims more is refused before anything is decoded."""
 _MOST_TIMES_THE_INDEX = 10  # a clip that claims more pixels than this times what its index says is refused likewise
 _ALWAYS_ALLOWED_PIXELS = 1 << 16  # codecs round small pictures up to whole blocks
 _READ_FROM_START = 8  # frames so near the start are reached as fast without seeking
@@ -31,7 +31,8 @@ class UndecodableError(ValueError):
 def opened(source: Any, max_pixels: int = LARGEST_SIDE**2) -> Iterator[tuple[Any, Any]]:
     """(container, first video stream) of a path or of bytes, decoded with one thread.
 
-    One thread, because clips are decoded side by side. Errors of FFmpeg inside the block become UndecodableError.
+    One thread, because clips are decoded side by side. Errors of FFmpeg inside the block become UndecodableError, and
+    so do claims beyond `vidtron.data.limits`, before anything is decoded.
 
     Args:
         source: path, or bytes.
@@ -39,6 +40,9 @@ def opened(source: Any, max_pixels: int = LARGEST_SIDE**2) -> Iterator[tuple[Any
     """
     limits = {"max_pixels": str(max_pixels)}
     try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            if problem := claim_problem(*claimed_size(file), 0, 0.0):
+                raise UndecodableError(problem)
         with av.open(
             io.BytesIO(source) if isinstance(source, bytes) else _file_name(source),
             options=limits,
@@ -49,8 +53,14 @@ def opened(source: Any, max_pixels: int = LARGEST_SIDE**2) -> Iterator[tuple[Any
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise UndecodableError("its codec is not known")
-            stream.codec_context.thread_count = 1
-            stream.codec_context.options = limits
+            context = stream.codec_context
+            seconds = (container.duration or 0) / av.time_base
+            if stream.duration and stream.time_base:
+                seconds = max(seconds, float(stream.duration * stream.time_base))
+            if problem := claim_problem(context.width, context.height, stream.frames, seconds):
+                raise UndecodableError(problem)
+            context.thread_count = 1
+            context.options = limits
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
         raise UndecodableError(error.strerror or type(error).__name__) from error
@@ -71,10 +81,10 @@ def opened_as_known(content: bytes, clip: ClipFacts) -> Iterator[tuple[Any, Any]
     max_pixels = max(_MOST_TIMES_THE_INDEX * clip.width * clip.height, _ALWAYS_ALLOWED_PIXELS)
     with opened(content, min(LARGEST_SIDE**2, max_pixels)) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
-        if max(width, height) > LARGEST_SIDE or width * height > max_pixels:
+        if width * height > max_pixels:
             raise UndecodableError(
                 f"it claims {width} x {height} pixels where the index says {clip.width} x {clip.height}; "
-                f"accepted: at most {LARGEST_SIDE} a side and {_MOST_TIMES_THE_INDEX} times the index's pixels"
+                f"accepted: at most {_MOST_TIMES_THE_INDEX} times the index's pixels"
             )
         yield container, stream
 
@@ -118,7 +128,7 @@ def wanted_frames(content: bytes, clip: ClipFacts, numbers: list[int]) -> Iterat
 
     Raises:
         UndecodableError: a packet on the way to the last wanted frame is damaged; the clip is shorter than its facts
-        say; its pictures are larger than they say, which no picture of a healthy clip is.
+        say; its pictures have another size than they say, which no picture of a healthy clip has.
     """
     wanted = sorted(set(numbers))
     if clip.plain and clip.times is None and wanted[0] >= _READ_FROM_START:
@@ -175,9 +185,10 @@ class _Walk:
                 continue
             if damaged:
                 raise UndecodableError(f"frame {number} is damaged")
-            if frame.width * frame.height > self.clip.width * self.clip.height:
+            size = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+            if size != (self.clip.width, self.clip.height):
                 raise UndecodableError(
-                    f"frame {number} has {frame.width} x {frame.height} pixels where the index says "
+                    f"frame {number} has {size[0]} x {size[1]} pixels where the index says "
                     f"{self.clip.width} x {self.clip.height}"
                 )
             yield number, frame

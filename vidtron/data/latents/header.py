@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vidtron.config.foreign_json import parse_json
+
 HEADER_NAME = "cache.json"
 FORMAT, VERSION = "vidtron-latents", 1
 FLAG = "--latent-cache"
@@ -45,7 +47,7 @@ def claim(folder: Path, terms: Mapping[str, str]) -> None:
                     [f"{FLAG} {folder}: holds other files ({', '.join(others[:3])}...); accepted: a new folder"]
                 )
             _create(path, {"format": FORMAT, "version": VERSION, "made_with": dict(terms)})
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise LatentCacheError(
             [f"{FLAG} {folder}: cannot be used ({error}); accepted: a folder that can be written"]
@@ -100,6 +102,10 @@ def _compare(folder: Path, content: Any, terms: Mapping[str, str]) -> None:
             [f"{FLAG} {folder}: has format version {content.get('version')}; accepted: {VERSION}, or a new folder"]
         )
     made_with = content.get("made_with", {})
+    if not isinstance(made_with, dict) or not all(isinstance(value, str) for value in made_with.values()):
+        raise LatentCacheError(
+            [f"{FLAG} {folder}: {HEADER_NAME} does not say what it was made with; accepted: a new folder"]
+        )
     errors = [
         f"{FLAG} {folder}: was made with another {name}: {_difference(made_with.get(name), terms.get(name))}; "
         "accepted: the same, or another folder"

@@ -11,18 +11,23 @@ import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from vidtron.config.foreign_json import parse_json
 from vidtron.data.latents.header import FLAG, LatentCacheError
 
 JOURNAL_SUFFIX, TAR_SUFFIX = ".entries.jsonl", ".tar"
 MEMBER_EXTENSION = "safetensors"
+MOST_ROWS = 1 << 40
+"""Of an index."""
 _BLOCK = tarfile.BLOCKSIZE
+_LARGEST = 1 << 61  # bytes of a file
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,16 @@ class Entry:
     crc32: int
 
 
-def read_journal(path: Path, start: int = 0) -> tuple[list[Entry], int]:
+def read_journal(
+    path: Path, start: int = 0, damaged: Callable[[int], None] = lambda lines: None
+) -> tuple[list[Entry], int]:
     """(entries of the whole lines from byte `start` on, the byte behind them). Damaged lines are passed over: their
     entries are encoded again.
+
+    Args:
+        path: the journal.
+        start: byte of it.
+        damaged: told how many lines are, if any.
 
     Raises:
         OSError: it cannot be read.
@@ -51,17 +63,45 @@ def read_journal(path: Path, start: int = 0) -> tuple[list[Entry], int]:
         file.seek(start)
         content = file.read()
     whole = content[: content.rfind(b"\n") + 1]
-    entries = [entry for line in whole.splitlines() if (entry := _entry(line)) is not None]
+    lines = whole.splitlines()
+    parsed = [_line(line) for line in lines]
+    entries = [entry for line in parsed if (entry := _entry(line)) is not None]
+    lost = len(lines) - len(entries) - sum(map(_is_skipped, parsed))
+    if lost:
+        damaged(lost)
     return entries, start + len(whole)
 
 
-def _entry(line: bytes) -> Entry | None:
+def _line(line: bytes) -> Any:
+    """What a line of a journal says; None where it is no JSON."""
     try:
-        content = json.loads(line)
-        frames, height, width = content["size"]
-        return Entry(content["row"], (frames, height, width), content["offset"], content["bytes"], content["crc32"])
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_skipped(line: Any) -> bool:
+    return isinstance(line, dict) and "skipped" in line
+
+
+def _entry(line: Any) -> Entry | None:
+    """The entry that a line tells of; None where it tells of none, or of one that cannot be."""
+    try:
+        frames, height, width = line["size"]
+        entry = Entry(line["row"], (frames, height, width), line["offset"], line["bytes"], line["crc32"])
     except (ValueError, KeyError, TypeError):
         return None
+    numbers = (entry.row, *entry.size, entry.offset, entry.length, entry.crc32)
+    if any(type(number) is not int for number in numbers):
+        return None
+    good = (
+        0 <= entry.row < MOST_ROWS
+        and min(entry.size) > 0
+        and _BLOCK <= entry.offset < _LARGEST
+        and _LENGTH.size < entry.length < _LARGEST
+        and 0 <= entry.crc32 < 1 << 32
+    )
+    return entry if good else None
 
 
 @dataclass(frozen=True)
@@ -83,17 +123,25 @@ class Content:
 
     @classmethod
     def unpacked(cls, content: bytes) -> "Content":
-        """From what `packed` gave: 8 bytes of the header's length, the header as JSON, the tensors."""
+        """From what `packed` gave: 8 bytes of the header's length, the header as JSON, the tensors.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        (length,) = struct.unpack("<Q", content[:8])
-        facts = json.loads(content[8 : 8 + length])["__metadata__"]
-        return cls(facts["key"], tuple(map(int, facts["frames"].split())), load(content))
+        try:
+            (length,) = _LENGTH.unpack(content[: _LENGTH.size])
+            facts = parse_json(content[_LENGTH.size : _LENGTH.size + length])["__metadata__"]
+            return cls(facts["key"], tuple(map(int, facts["frames"].split())), load(content))
+        except (SafetensorError, struct.error, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"it is no file of safetensors as vidtron writes them ({error!r})") from error
 
 
 def read_skipped(path: Path) -> list[dict[str, Any]]:
     """The lines of a journal that `PartWriter.skip` has written."""
-    return [line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if "skipped" in line]
+    return [line for line in map(_line, path.read_bytes().splitlines()) if _is_skipped(line)]
 
 
 def read_content(tar: Path, entry: Entry) -> Content | None:
@@ -104,10 +152,17 @@ def read_content(tar: Path, entry: Entry) -> Content | None:
     """
     descriptor = os.open(tar, os.O_RDONLY)
     try:
+        if os.fstat(descriptor).st_size < entry.offset + entry.length:
+            return None
         content = os.pread(descriptor, entry.length, entry.offset)
     finally:
         os.close(descriptor)
-    return Content.unpacked(content) if zlib.crc32(content) == entry.crc32 else None
+    if zlib.crc32(content) != entry.crc32:
+        return None
+    try:
+        return Content.unpacked(content)
+    except ValueError:
+        return None
 
 
 class PartWriter:
@@ -198,6 +253,12 @@ class PartWriter:
             self.sync()
         finally:
             self._release()
+
+    def discard(self) -> None:
+        """Remove the part, which is not finished: its room may be needed."""
+        self._release()
+        for path in (self.journal, self.tar):
+            path.unlink(missing_ok=True)
 
     def rename(self, name: str) -> None:
         """Give a closed part its name; the journal's comes last, for it makes the part known."""

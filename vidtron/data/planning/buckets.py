@@ -13,15 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vidtron.config import yaml_file
 from vidtron.config.data import ClipSize, DataConfig
+from vidtron.config.errors import ConfigurationError
+from vidtron.config.ranges import field_range, shown
+from vidtron.config.training import TrainingConfig
 from vidtron.data.fit import ClipFit
 
 FORMAT = "{resolution: {frames: [keep probability, global batch size]}}"
+_FRAMES, _PIXELS = field_range(DataConfig, "num_frames"), field_range(DataConfig, "height")
+_BATCH = field_range(TrainingConfig, "global_batch_size")
 _ENTRY = (
     "accepted: [keep probability, global batch size], the probability 0 to 1 or a pair [of the resolution, of the "
-    "frames], the size 1 or more; [0, null] takes clips away"
+    f"frames], the size {_BATCH}; [0, null] takes clips away"
 )
 
 
@@ -112,11 +116,9 @@ def read_buckets(data: DataConfig, fit: ClipFit) -> BucketTable:
     assert path is not None
     flag = f"--bucket-config {path}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BucketError([f"{flag}: cannot be read ({error}); accepted: a YAML file {FORMAT}"]) from error
-    except yaml.YAMLError as error:
-        raise BucketError([f"{flag}: is no YAML ({' '.join(str(error).split())}); accepted: {FORMAT}"]) from error
+        content = yaml_file.load(path, "--bucket-config", f"a YAML file {FORMAT}")
+    except ConfigurationError as error:
+        raise BucketError(error.errors) from error
     try:
         table = parse_buckets(content, fit)
     except BucketError as error:
@@ -139,14 +141,14 @@ def parse_buckets(content: Any, fit: ClipFit) -> BucketTable:
     errors: list[str] = []
     found: dict[str, tuple[Resolution, list[Candidate], dict[int, int]]] = {}
     for key, entries in content.items():
-        name = str(key)
+        name = shown(key)
         resolution = _resolution(name)
         if isinstance(resolution, str):
             errors.append(resolution)
         elif name in found:
             errors.append(f"resolution {name} stands there twice; accepted: once")
         elif not isinstance(entries, dict) or not entries:
-            errors.append(f"{name}: {entries!r}; accepted: {{frames: [keep probability, global batch size]}}")
+            errors.append(f"{name}: {shown(entries)}; accepted: {{frames: [keep probability, global batch size]}}")
         else:
             candidates: list[Candidate] = []
             sizes: dict[int, int] = {}
@@ -164,9 +166,11 @@ def parse_buckets(content: Any, fit: ClipFit) -> BucketTable:
 
 def _resolution(name: str) -> Resolution | str:
     """The resolution of a name, or what is wrong with it."""
-    shape = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
+    shape = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", name)
     if shape:
         height, width = int(shape[1]), int(shape[2])
+        if height not in _PIXELS or width not in _PIXELS:
+            return f"resolution {name}; accepted: HEIGHTxWIDTH in pixels, {_PIXELS} each"
         return Resolution(name, height * width, {f"{height / width:.2f}": (height, width)})
     known = resolutions()
     if name in known:
@@ -180,27 +184,27 @@ def _read_entry(
     name: str, key: Any, entry: Any, fit: ClipFit, candidates: list[Candidate], sizes: dict[int, int]
 ) -> Iterator[str]:
     """Errors of one `frames: [...]`; a good one is added to `candidates`, its batch size to `sizes`."""
-    told = f"{name}, {key} frames"
-    frames = int(key) if isinstance(key, str) and key.isdigit() else key
-    if not _is_whole(frames) or frames < 1:
-        yield f"{told}: accepted: a number of frames, 1 or more"
+    told = f"{name}, {shown(key)} frames"
+    frames = int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key) else key
+    if not _is_whole(frames) or frames not in _FRAMES:
+        yield f"{told}: accepted: a number of frames, {_FRAMES}"
         return
     if any(candidate.frames == frames for candidate in candidates):
         yield f"{told}: stand there twice; accepted: once"
         return
     if not isinstance(entry, list | tuple) or len(entry) != 2:
-        yield f"{told}: {entry!r}; {_ENTRY}"
+        yield f"{told}: {shown(entry)}; {_ENTRY}"
         return
     keep, batch_size = entry
     pair = list(keep) if isinstance(keep, list | tuple) else [keep]
     if len(pair) > 2 or not pair or not all(_is_share(p) for p in pair):
-        yield f"{told}: keep probability {keep!r}; {_ENTRY}"
+        yield f"{told}: keep probability {shown(keep)}; {_ENTRY}"
         return
     if len(pair) == 2 and frames == 1:
         yield f"{told}: a pair of keep probabilities; accepted for images: one number"
         return
-    if (batch_size is not None or pair[0] > 0) and not (_is_whole(batch_size) and batch_size >= 1):
-        yield f"{told}: batch size {batch_size!r}; {_ENTRY}"
+    if (batch_size is not None or pair[0] > 0) and not (_is_whole(batch_size) and batch_size in _BATCH):
+        yield f"{told}: batch size {shown(batch_size)}; {_ENTRY}"
         return
     accepted = fit.nearest_frames(frames)
     if pair[0] > 0 and accepted != (frames,):

@@ -69,7 +69,8 @@ class ShardIndex(Sequence[Sample]):
             check_shards: see whether the shards of local folders are there, in their sizes.
 
         Raises:
-            ShardError: a folder is missing, has no (readable) index or no samples, or a shard is missing or cut short.
+            ShardError: a folder is missing, has no (readable) index or no samples, the index says what cannot be, or a
+                shard is missing or cut short.
         """
         places = [str(folder).rstrip("/") if remote.is_url(folder) else Path(folder) for folder in folders]
         files = [_index_file(place, cache) for place in places]
@@ -240,15 +241,16 @@ class ShardIndex(Sequence[Sample]):
 
 
 def _opened_again(folders: list[str | Path], cache: ShardCache | None) -> ShardIndex:
-    return ShardIndex.open(folders, cache, check_shards=False)
+    """In another process, which need not look at all rows again."""
+    return ShardIndex(folders, [_index_file(place, cache, check_rows=False) for place in folders], cache)
 
 
-def _index_file(folder: str | Path, cache: ShardCache | None) -> IndexFile:
+def _index_file(folder: str | Path, cache: ShardCache | None, *, check_rows: bool = True) -> IndexFile:
     if isinstance(folder, Path):
-        return IndexFile(folder / INDEX_NAME)
+        return IndexFile(folder / INDEX_NAME, check_rows=check_rows)
     url = f"{folder}/{INDEX_NAME}"
     file = retried(lambda: _remote_index(url, cache or ShardCache()), url)
-    return IndexFile(Path(file.name), url, held=file)
+    return IndexFile(Path(file.name), url, held=file, check_rows=check_rows)
 
 
 def _remote_index(url: str, cache: ShardCache) -> BinaryIO:

@@ -1,7 +1,12 @@
-"""The index file of one folder, memory-mapped: opening it reads its header, and rows are read when asked for."""
+"""The index file of one folder, memory-mapped: opening it checks all of it, and rows are read when asked for."""
 
-import json
+import contextlib
+import mmap
+import os
 import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,22 +14,30 @@ import numpy as np
 import pyarrow as pa
 
 from vidtron.data.errors import ShardError
+from vidtron.data.shards.arrow_numpy import DTYPES, as_numpy
+from vidtron.data.shards.index_checks import BadRowsError, RowChecks
+from vidtron.data.shards.index_header import parse_header
 from vidtron.data.shards.index_schema import (
     BUILD_COMMAND,
     COLUMNS,
     DURATIONS,
     FORMAT,
     HEADER_KEY,
+    HEADER_SUM_KEY,
     INDEX_NAME,
     OLD_INDEX_NAME,
     REBUILD_COMMAND,
     VERSION,
     WHOLE,
+    nullable,
+    schema,
 )
 
-_DTYPES = {pa.int16(): np.int16, pa.int32(): np.int32, pa.int64(): np.int64, pa.float64(): np.float64}
-_NO_INTEGER = -1
-"""What stands for a null among integers."""
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+"""What Arrow raises for bytes that are not what they claim to be."""
+_MOST_THREADS = 8
+_MADV_POPULATE_READ = 22  # of Linux 5.14 and later; Python has no name for it
+_checked: set[tuple[int, ...]] = set()  # files of which this process has found all rows to be good, in their state
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -42,27 +55,31 @@ class IndexFile:
     Numpy arrays that it gives are views of the mapped file wherever Arrow's layout is numpy's: no bits, no nulls.
     """
 
-    def __init__(self, path: Path, name: str = "", held: BinaryIO | None = None) -> None:
+    def __init__(self, path: Path, name: str = "", held: BinaryIO | None = None, *, check_rows: bool = True) -> None:
         """
         Args:
             path: the file.
             name: what errors call it; empty: its path.
             held: stays open as long as this object lives.
+            check_rows: look at all rows, unless this process has done so; otherwise at the header alone.
 
         Raises:
-            ShardError: it is missing, cut short, of another kind or version, or has no rows.
+            ShardError: it is missing, cut short, of another kind or version, has no rows, or some that cannot be
+                those of shards.
         """
         self.path = path
         self.name = name or str(path)
         self._held = held
-        if not path.is_file():
-            raise ShardError(missing(path.parent))
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ShardError(
-                f"{self.name}: is no index, or was cut short ({error}); copy it again, or `{REBUILD_COMMAND}`"
-            ) from error
+            if not path.is_file():
+                raise ShardError(missing(path.parent))
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        except ShardError:
+            raise
+        except _UNREADABLE as error:
+            raise self._damaged(f"is no index, or was cut short ({_line(error)})") from error
         self.header: dict[str, Any] = self._read_header()
         self.rows_per_batch: int = self.header["rows_per_batch"]
         self.shards: list[str] = list(self.header["shards"])
@@ -72,11 +89,13 @@ class IndexFile:
         fields = list(self._reader.schema)
         self._dictionaries = {field.name for field in fields if pa.types.is_dictionary(field.type)}
         # Columns whose layout is numpy's, and their views of the mapped file, by record batch and column.
-        self._viewed = {field.name for field in fields if field.type in _DTYPES and not field.nullable}
+        self._viewed = {name for name, kind in COLUMNS.items() if kind in DTYPES and not nullable(name)}
         self._viewed |= self._dictionaries
         self._views: dict[tuple[int, str], np.ndarray] = {}
         self._names: dict[str, list[str]] = {}
         self._lock = threading.Lock()
+        if check_rows:
+            self._check_rows()
 
     def __len__(self) -> int:
         return int(self.header["samples"])
@@ -112,15 +131,20 @@ class IndexFile:
         """
         found = self._views.get((number, name))
         if found is None:
-            column = self.batch(number).column(self._columns[name])
-            found = _as_numpy(column.indices if name in self._dictionaries else column)
-            if found is None:
-                raise KeyError(name)
+            found = self._stored(number, name)
             if name == "duration" and self.header.get(DURATIONS) != WHOLE:
                 frames = self.values(number, "frames")
                 found = np.where(frames > 1, frames / self.values(number, "fps"), found)
             if name in self._viewed:
                 self._views[number, name] = found
+        return found
+
+    def _stored(self, number: int, name: str) -> np.ndarray:
+        """As `values`, but durations as they are in the file."""
+        column = self.batch(number).column(self._columns[name])
+        found = as_numpy(column.indices if name in self._dictionaries else column)
+        if found is None:
+            raise KeyError(name)
         return found
 
     def is_dictionary(self, name: str) -> bool:
@@ -153,49 +177,127 @@ class IndexFile:
 
     def _read_batch(self, number: int) -> pa.RecordBatch:
         try:
-            return self._reader.get_batch(number)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ShardError(f"{self.name}: record batch {number} is damaged ({error})") from error
+            batch = self._reader.get_batch(number)
+        except _UNREADABLE as error:
+            raise self._damaged(f"record batch {number} is damaged ({_line(error)})") from error
+        if batch.num_rows != self.rows_of(number):
+            raise self._damaged(
+                f"record batch {number} has {batch.num_rows} rows where the header says {self.rows_of(number)}"
+            )
+        return batch
 
     def _read_header(self) -> dict[str, Any]:
-        metadata = self._reader.schema.metadata or {}
+        try:
+            metadata = self._reader.schema.metadata or {}
+        except _UNREADABLE as error:
+            raise self._damaged(f"its columns are damaged ({_line(error)})") from error
         if metadata.get(b"format") != FORMAT.encode():
             raise ShardError(f"{self.name}: is not an index of shards; accepted: what `{BUILD_COMMAND}` writes")
         if metadata.get(b"version") != str(VERSION).encode():
-            found = metadata.get(b"version", b"?").decode()
+            found = metadata.get(b"version", b"?").decode("utf-8", "replace")[:20]
             raise ShardError(
                 f"{self.name}: has version {found}; accepted: {VERSION}. `{REBUILD_COMMAND}` makes a new one"
             )
         try:
             _, last = self._reader.get_batch_with_custom_metadata(self._reader.num_record_batches - 1)
-            header = json.loads(last[HEADER_KEY])
-            absent = {"samples", "rows_per_batch", "scores", "digest", "shards"} - header.keys()
-            if absent:
-                raise ValueError(f"without {', '.join(sorted(absent))}")
-        except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ShardError(f"{self.name}: its header is damaged ({error!r}); `{REBUILD_COMMAND}`") from error
+            content = last[HEADER_KEY]
+            header = parse_header(content)
+            if HEADER_SUM_KEY in last and last[HEADER_SUM_KEY] != str(zlib.crc32(content)).encode():
+                raise ValueError("its checksum differs")
+        except _UNREADABLE as error:
+            told = "there is none" if isinstance(error, KeyError) else _line(error)
+            raise self._damaged(f"its header is damaged ({told})") from error
         if header["samples"] == 0:
             raise ShardError(f"{self.name}: the index is empty")
+        self._check_layout(header)
         return header
 
+    def _check_layout(self, header: dict[str, Any]) -> None:
+        """Columns and record batches, as the header tells of them."""
+        expected, found = schema(header["scores"]), self._reader.schema
+        if not found.equals(expected, check_metadata=False):
+            fields = [field for field in expected if found.get_all_field_indices(field.name) == []]
+            if fields:
+                what = f"it has no column {', '.join(field.name for field in fields)}"
+            else:
+                different = [field for field in found if field not in list(expected)]
+                what = f"its columns are not those of an index: {', '.join(map(str, different)) or 'another order'}"
+            raise self._damaged(what[:300])
+        batches = -(-header["samples"] // header["rows_per_batch"]) + 1
+        if self._reader.num_record_batches != batches:
+            raise self._damaged(
+                f"it has {self._reader.num_record_batches} record batches where its header asks for {batches}"
+            )
+        if len(header.get("crc32", [])) not in (0, batches - 1):
+            raise self._damaged(f"it has {len(header['crc32'])} checksums of {batches - 1} record batches")
 
-def _as_numpy(column: pa.Array) -> np.ndarray | None:
-    """Numbers or bools of a column; None if it has others. Done here, since Arrow's own conversion imports pandas."""
-    validity, values = column.buffers()[:2]
-    whole = slice(column.offset, column.offset + len(column))
-    if pa.types.is_boolean(column.type):
-        return _bits(values)[whole]
-    if column.type not in _DTYPES:
-        return None
-    numbers = np.frombuffer(values, _DTYPES[column.type])[whole]
-    if not column.null_count:
-        return numbers
-    null = np.nan if pa.types.is_floating(column.type) else _NO_INTEGER
-    return np.where(_bits(validity)[whole], numbers, numbers.dtype.type(null))
+    def _check_rows(self) -> None:
+        """Look at all rows; quickly again at a file that has been looked at.
+
+        Threads share the work: neither checksums nor Arrow nor numpy hold the interpreter. What is read is in the
+        node's memory afterwards, for all its processes.
+        """
+        status = self.path.stat()
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if state in _checked:
+            return
+        for name in self._dictionaries:
+            names = self.batch(0).column(self._columns[name]).dictionary
+            try:
+                names.validate(full=True)
+            except pa.ArrowException as error:
+                raise self._damaged(f"its column {name} is damaged ({_line(error)})") from error
+            if names.null_count:
+                raise self._damaged(f"its column {name} has a value that is none")
+        checks = RowChecks(np.array(self.shard_sizes, np.int64), self.names("media"), self.scores)
+
+        pieces = self._pieces()
+        content = memoryview(self._map)
+
+        def check(number: int) -> tuple[int, int]:
+            start, end, crc = pieces[number]
+            self._populate(start, end)
+            if crc is not None and zlib.crc32(content[start:end]) != crc:
+                raise BadRowsError(f"bytes {start} to {end} are not those that were written")
+            first = number * self.rows_per_batch
+            return checks.check(self.batch(number), lambda name: self._stored(number, name), first)
+
+        threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(threads, thread_name_prefix="index") as pool:
+            try:
+                bounds = list(pool.map(check, range(self.batches)))
+            except BadRowsError as error:
+                pool.shutdown(cancel_futures=True)
+                raise self._damaged(str(error)) from error
+        for number, (before, after) in enumerate(pairwise(bounds), start=1):
+            if after[0] < before[1]:
+                row = number * self.rows_per_batch
+                raise self._damaged(f"row {row}: shard {after[0]} comes after {before[1]}")
+        _checked.add(state)
+
+    def _pieces(self) -> list[tuple[int, int, int | None]]:
+        """(first byte, byte behind it, CRC-32) of each record batch with what was written before it. Older indexes
+        have no checksums; there the places are about right."""
+        told = self.header.get("crc32", [])
+        if not told:
+            bounds = np.linspace(0, len(self._map), self.batches + 1, dtype=np.int64).tolist()
+            return [(start, end, None) for start, end in pairwise(bounds)]
+        ends = [0, *(end for end, _ in told)]
+        return [(start, end, crc) for (start, end), (_, crc) in zip(pairwise(ends), told, strict=True)]
+
+    def _populate(self, start: int, end: int) -> None:
+        """Map a part of the file at once, where the kernel can: page by page, as they are touched, takes longer than
+        looking at them."""
+        start -= start % mmap.PAGESIZE
+        with contextlib.suppress(OSError, ValueError):
+            self._map.madvise(_MADV_POPULATE_READ, start, end - start)
+
+    def _damaged(self, what: str) -> ShardError:
+        return ShardError(f"{self.name}: {what}; copy it again, or `{REBUILD_COMMAND}`")
 
 
-def _bits(buffer: pa.Buffer) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little").view(np.bool_)
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def missing(folder: Path) -> str:

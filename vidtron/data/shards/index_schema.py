@@ -14,6 +14,7 @@ CAPTION_KEY = "caption_key"
 """Entry of the header: where in their json the captions of those rows stand whose txt is their json."""
 DURATIONS, WHOLE = "durations", "whole"
 """Entry of the header of an index whose durations count the last frame, as earlier ones do not."""
+HEADER_SUM_KEY = b"header_crc32"
 BUILD_COMMAND = "python tools/build_shards.py --input CLIPS --output SHARDS"
 REBUILD_COMMAND = "python tools/index_shards.py FOLDER"
 
@@ -42,10 +43,17 @@ COLUMNS: dict[str, pa.DataType] = {
     "times": pa.large_list(pa.float64()),  # null where frames are regular
 }
 _NULLABLE = ("json_offset", "json_size", "caption_tokens", "times")
+MEMBERS = ("media", "txt", "json")
+"""Members of a sample that columns give offset and size of."""
+
+
+def nullable(column: str) -> bool:
+    """Whether a column, which is no score, may hold nulls."""
+    return column in _NULLABLE
 
 
 def schema(scores: Sequence[str]) -> pa.Schema:
     """Columns of an index with these score columns (float64, null where a sample has none)."""
-    fields = [pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in COLUMNS.items()]
+    fields = [pa.field(name, kind, nullable=nullable(name)) for name, kind in COLUMNS.items()]
     fields += [pa.field(name, pa.float64()) for name in scores]
     return pa.schema(fields, metadata={"format": FORMAT, "version": str(VERSION)})

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidtron.data.errors import ShardError
+from vidtron.data.shards.index_header import SummedFile
 from vidtron.data.shards.index_schema import (
     DURATIONS,
     FORMAT,
     HEADER_KEY,
+    HEADER_SUM_KEY,
     INDEX_NAME,
     ROWS_PER_BATCH,
     VERSION,
@@ -56,7 +59,8 @@ class IndexWriter:
         self._file = self._temporary.open("wb")
         # Dictionaries grow while the file is written.
         options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
-        self._writer = pa.ipc.new_file(self._file, self._schema, options=options)
+        self._summed = SummedFile(self._file)
+        self._writer = pa.ipc.new_file(self._summed, self._schema, options=options)
 
     def add(self, row: IndexRow) -> None:
         """The next sample. Shards are numbered in the order in which they come."""
@@ -77,6 +81,7 @@ class IndexWriter:
         for name in batch.schema.names:
             self._digest_column(name, batch.column(name))
         self._writer.write_batch(batch)
+        self._summed.end_piece()
         self._last = batch
         self.samples += batch.num_rows
 
@@ -105,11 +110,13 @@ class IndexWriter:
             "digest": self._digest.hexdigest(),
             DURATIONS: WHOLE,
             "shards": shards,
+            "crc32": self._summed.pieces,
             **(extra or {}),
         }
         # What is known only at the end travels with a last batch without rows.
         content = json.dumps(header, ensure_ascii=False).encode()
-        self._writer.write_batch(self._last.slice(0, 0), custom_metadata={HEADER_KEY: content})
+        told = {HEADER_KEY: content, HEADER_SUM_KEY: str(zlib.crc32(content)).encode()}
+        self._writer.write_batch(self._last.slice(0, 0), custom_metadata=told)
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -124,8 +131,10 @@ class IndexWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            try:
+                self._file.close()  # writes what is left, if it can
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         if self._rows:

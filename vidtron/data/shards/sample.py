@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidtron.data.errors import DamagedSampleError
+from vidtron.data.shards.members import header_length, header_problem
 from vidtron.data.shards.sample_json import caption_at, parsed
 
 VIDEO_EXTENSIONS = frozenset({"mp4", "mov", "m4v", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv"})
@@ -139,15 +140,21 @@ class Sample:
         """The bytes of one member. Read errors that may pass are waited for and retried three times.
 
         Raises:
-            DamagedSampleError: the sample can never be read: there is no such member, the shard is shorter than the
-            index says, or gone while its folder is there.
+            DamagedSampleError: the sample can never be read: there is no such member, or not where the index says;
+            the shard is shorter than the index says, or gone while its folder is there.
             ShardError: reading failed again and again.
         """
         if extension not in self.members:
             raise DamagedSampleError(str(self.shard), self.key, f"it has no .{extension}")
         assert self.folder is not None, "a sample that is only planned with"
         offset, size = self.members[extension]
-        return self.folder.read(Path(self.shard).name, self.shard_size, offset, size, self.key)
+        name = f"{self.key}.{extension}"
+        before = header_length(name, offset)
+        content = self.folder.read(Path(self.shard).name, self.shard_size, offset - before, before + size, self.key)
+        problem = header_problem(content[:before], name, size)
+        if problem:
+            raise DamagedSampleError(str(self.shard), self.key, f"its .{extension}: {problem}")
+        return content[before:]
 
     def caption(self) -> str:
         """The caption; errors as `read`, and DamagedSampleError where it is no UTF-8, or not in the json."""

@@ -1,18 +1,19 @@
 """The json of a sample: what it says, and the caption in it."""
 
-import json
 from typing import Any
+
+from vidtron.config.foreign_json import parse_json
 
 
 def parsed(content: str | bytes) -> Any:
     """What a json says.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON that `parse_json` takes.
     """
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise ValueError(f"its .json is no JSON ({error})") from error
 
 

@@ -4,50 +4,55 @@ Imports nothing heavy: the command line reads the presets before torch is needed
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from vidtron.config.ranges import Range
 from vidtron.models.preset import Preset
 
 VIDEO, TEXT = 0, 1
 """Kinds of tokens, in the order of a layer's modulation vectors on disk."""
+
+_Tokens = Annotated[int, Range(1, 4096)]
 
 
 @dataclass
 class CogVideoXConfig:
     """CogVideoX network"""
 
-    num_layers: int = 30
+    num_layers: Annotated[int, Range(1, 1000)] = 30
     """Transformer layers."""
-    hidden_size: int = 1920
+    hidden_size: Annotated[int, Range(1, 65536)] = 1920
     """Width of the hidden states."""
-    num_attention_heads: int = 30
+    num_attention_heads: Annotated[int, Range(1, 4096)] = 30
     """Attention heads; their width is hidden size / heads."""
-    time_embed_dim: int = 512
+    time_embed_dim: Annotated[int, Range(1, 65536)] = 512
     """Width of the time embedding."""
-    in_channels: int = 16
+    in_channels: Annotated[int, Range(1, 4096)] = 16
     """Channels the network receives: the latent's, and as many again for an image condition."""
-    out_channels: int = 16
-    """Channels of the latent."""
-    patch_size: int = 2
+    out_channels: Annotated[int, Range(1, 4096)] = 16
+    """Channels the network answers with: the latent's, and as many again with --predicted-variance."""
+    latent_channels: Annotated[int, Range(1, 4096)] | None = None
+    """Channels of the latent; unset: the lesser of the two."""
+    patch_size: Annotated[int, Range(1, 64)] = 2
     """Latent pixels per token, in height and in width."""
-    patch_size_t: int = 1
+    patch_size_t: Annotated[int, Range(1, 64)] = 1
     """Latent frames per token."""
-    text_length: int = 226
+    text_length: Annotated[int, Range(1, 65536)] = 226
     """Text tokens; captions are padded or cut to it."""
-    text_width: int = 4096
+    text_width: Annotated[int, Range(1, 65536)] = 4096
     """Width of the text encoder's output."""
     position: Literal["sincos", "rotary"] = "sincos"
     """Positions of video tokens: fixed 3D sin/cos added to the input, or 3D rotary in every layer."""
-    spatial_interpolation: float = 1.875
+    spatial_interpolation: Annotated[float, Range(0.01, 100)] = 1.875
     """sincos: height and width indices are divided by this."""
-    learned_position_grid: tuple[int, int, int] | None = None
+    learned_position_grid: tuple[_Tokens, _Tokens, _Tokens] | None = None
     """Frames, height and width (in tokens) of a learned position table, added besides rotary; unset: none."""
     ofs_embedding: bool = False
     """A second scalar embedding, added to the time embedding (CogVideoX 1.5 image-to-video)."""
-    init_method_std: float = 0.02
+    init_method_std: Annotated[float, Range(1e-6, 10)] = 0.02
     """Standard deviation of the layers' initial weights; those at a layer's outputs have it divided by the root of
     twice the number of layers."""
-    final_norm_eps: float = 1e-6
+    final_norm_eps: Annotated[float, Range(1e-12, 1)] = 1e-6
     """Epsilon of the last modulated norm: 1e-6 in SAT's network, 1e-5 in diffusers'."""
 
     @property
@@ -56,9 +61,14 @@ class CogVideoXConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def channels(self) -> int:
+        """Channels of the latent."""
+        return min(self.in_channels, self.out_channels) if self.latent_channels is None else self.latent_channels
+
+    @property
     def image_conditioned(self) -> bool:
         """Whether the network receives image latents beside the noisy ones."""
-        return self.in_channels == 2 * self.out_channels
+        return self.in_channels == 2 * self.channels
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Tokens in time, height and width of a latent of that size."""

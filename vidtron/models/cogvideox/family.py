@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from megatron.core.transformer.module import MegatronModule
 
 from vidtron.config.data import ClipSize
+from vidtron.config.ranges import refusals
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models import freezing
 from vidtron.models.cogvideox import lora_names
-from vidtron.models.cogvideox.checkpoint_names import sat_rows
+from vidtron.models.cogvideox.checkpoint_names import our_rows, sat_rows, sizes
 from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
@@ -81,7 +82,7 @@ class CogVideoXFamily:
         network: CogVideoXConfig = run.network
         num_frames, height, width = size or run.data.size
         frames = padded_length(latent_frames(num_frames), network.patch_size_t)
-        return frames, network.out_channels, height // SPATIAL_RATIO, width // SPATIAL_RATIO
+        return frames, network.channels, height // SPATIAL_RATIO, width // SPATIAL_RATIO
 
     def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
         """Text and video tokens of one sample, without padding."""
@@ -133,6 +134,13 @@ class CogVideoXFamily:
                 lora_names.chosen(run.adaptation.lora_target_modules), run.network.num_layers
             )
         return names
+
+    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
+        """Numbers in each of the whole network's weights, by name, adapters left out."""
+        letters = sizes(run.network)
+        rows = our_rows(run.network)
+        elements = {row.shape: math.prod(row.our_shape(letters)) for row in rows}
+        return {row.ours: elements[row.shape] for row in rows}
 
     def check(self, run: RunConfig, world: World) -> list[str]:
         """Everything about the network, its clip size and what of it is trained that cannot work."""
@@ -191,10 +199,7 @@ class CogVideoXFamily:
 
 
 def _check_network(network: CogVideoXConfig) -> list[str]:
-    errors = []
-    for flag in ("num_layers", "hidden_size", "num_attention_heads", "time_embed_dim", "text_length", "text_width"):
-        if getattr(network, flag) < 1:
-            errors.append(f"--{flag.replace('_', '-')} {getattr(network, flag)}: accepted: 1 or more")
+    errors = [refusal.message for refusal in refusals(network)]
     if errors:
         return errors
     if network.hidden_size % network.num_attention_heads:
@@ -209,10 +214,16 @@ def _check_network(network: CogVideoXConfig) -> list[str]:
         )
     if network.position == "sincos" and network.hidden_size % 16:
         errors.append(f"--hidden-size {network.hidden_size}: sincos positions take multiples of 16")
-    if network.in_channels not in (network.out_channels, 2 * network.out_channels):
+    latent = network.channels
+    if network.in_channels not in (latent, 2 * latent):
         errors.append(
-            f"--in-channels {network.in_channels}: accepted: {network.out_channels} (text to video) or "
-            f"{2 * network.out_channels} (with an image condition)"
+            f"--in-channels {network.in_channels}: accepted: {latent} (text to video) or {2 * latent} (with an image "
+            "condition)"
+        )
+    if network.out_channels not in (latent, 2 * latent):
+        errors.append(
+            f"--out-channels {network.out_channels}: accepted: {latent}, the latent's, or {2 * latent} (with "
+            "--predicted-variance)"
         )
     return errors
 

@@ -1,6 +1,7 @@
 """A CogVideoX network as SAT's and diffusers' configurations describe it, and as a file's tensors show it."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidtron.models.cogvideox import foreign_values as values
 from vidtron.models.cogvideox.checkpoint_names import FREQS, POS_EMBEDDING, UNUSED_POSITIONS
 from vidtron.models.cogvideox.checkpoint_tables import (
     TEMPORAL_RATIO,
@@ -18,6 +20,7 @@ from vidtron.models.cogvideox.checkpoint_tables import (
     sincos_table,
 )
 from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
+from vidtron.models.cogvideox.foreign_values import wrong_values
 from vidtron.models.layers.checkpoint_rules import Shape
 
 SAT_FINAL_NORM_EPS, DIFFUSERS_FINAL_NORM_EPS = 1e-6, 1e-5
@@ -34,6 +37,26 @@ _FIXED_IN_DIFFUSERS: dict[str, Any] = {
     "temporal_compression_ratio": TEMPORAL_RATIO,
     "temporal_interpolation_scale": 1.0,
     "timestep_activation_fn": "silu",
+}
+
+
+_LIMITS_IN_DIFFUSERS: dict[str, values.Limit] = {
+    "num_layers": values.LAYERS,
+    "num_attention_heads": values.HEADS,
+    "attention_head_dim": values.HEADS,
+    "time_embed_dim": values.WIDTH,
+    "in_channels": values.CHANNELS,
+    "out_channels": values.CHANNELS,
+    "patch_size": values.PATCH,
+    "patch_size_t": values.PATCH,
+    "max_text_seq_length": values.TEXT_TOKENS,
+    "text_embed_dim": values.WIDTH,
+    "sample_frames": values.FRAMES,
+    "sample_height": values.LATENT_PIXELS,
+    "sample_width": values.LATENT_PIXELS,
+    "spatial_interpolation_scale": float,
+    "use_rotary_positional_embeddings": bool,
+    "use_learned_positional_embeddings": bool,
 }
 
 
@@ -71,10 +94,12 @@ def from_diffusers(config: Mapping[str, Any]) -> tuple[CogVideoXConfig, SampleSi
         for name, value in _FIXED_IN_DIFFUSERS.items()
         if config.get(name, value) != value
     ]
+    problems += wrong_values(config, _LIMITS_IN_DIFFUSERS)
     if config.get("ofs_embed_dim") not in (None, config.get("time_embed_dim", 512)):
         problems.append(f"ofs_embed_dim: {config['ofs_embed_dim']}; accepted: null or time_embed_dim")
     if problems:
         raise ValueError("\n".join(problems))
+    config = {name: value for name, value in config.items() if value is not None}
     heads = config.get("num_attention_heads", 30)
     sample = SampleSize(
         config.get("sample_frames", 49), config.get("sample_height", 60), config.get("sample_width", 90)
@@ -144,6 +169,10 @@ def from_sat(
     missing = [witness for size, witness in _WITNESSES.items() if size not in known]
     if missing:
         raise ValueError("\n".join(f"{name}: missing" for name in missing))
+    if known["hidden_size"] % known["num_attention_heads"]:
+        raise ValueError(
+            f"hidden size {known['hidden_size']} does not divide by {known['num_attention_heads']} attention heads"
+        )
     known.update(_patches(shapes, known))
     sample = known.pop("sample", None)
     known.update(_positions(shapes, read, known, sample))
@@ -176,6 +205,9 @@ _WITNESSES = {
 }
 
 
+_LAYER = re.compile(r"transformer\.layers\.(\d{1,9})\.")
+
+
 def _sizes_of_tensors(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """What most tensors agree on: one of a wrong shape does not change it."""
 
@@ -190,8 +222,7 @@ def _sizes_of_tensors(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
     hidden = most(votes(0, "input_layernorm.", "post_attention_layernorm.", "final_layernorm.", ".text_proj."))
     head = most(votes(0, "query_layernorm_list.", "key_layernorm_list."))
-    prefix = "transformer.layers."
-    layers = [int(name.split(".")[2]) for name in shapes if name.startswith(prefix)]
+    layers = [int(match[1]) for name in shapes if (match := _LAYER.match(name))]
     found = {
         "hidden_size": hidden,
         "num_attention_heads": hidden // head if hidden and head else None,
@@ -297,97 +328,3 @@ def _position_of_presets(known: Mapping[str, Any]) -> str:
         "no tensor tells whether positions are sincos or rotary (the file has none of pos_embedding, freqs_sin and "
         "position_embeddings); accepted: --model, or upstream's YAML file or a model_config.json in the folder"
     )
-
-
-def sat_parameters(content: Any) -> dict[str, Any]:
-    """What upstream's YAML or a model_config.json, as read, says about the network; empty if it says nothing.
-
-    The values are fields of CogVideoXConfig, `sample`, and `lora_alpha` where it is given.
-    """
-    if isinstance(content, Mapping):
-        if {"num_layers", "hidden_size"} <= content.keys() and "modules" in content:
-            return _sat_fields(content)
-        children: Any = content.values()
-    else:
-        children = content if isinstance(content, list) else ()
-    return next(filter(None, map(sat_parameters, children)), {})
-
-
-def _sat_fields(params: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("num_layers", "hidden_size", "num_attention_heads", "time_embed_dim", "in_channels", "out_channels")
-    fields: dict[str, Any] = {name: params[name] for name in names if params.get(name) is not None}
-    patch = params.get("patch_size")
-    if patch is not None:
-        sizes = [patch] if isinstance(patch, int) else list(patch)
-        fields |= {"patch_size": sizes[-1], "patch_size_t": sizes[0] if len(sizes) == 3 else 1}
-    modules = params["modules"]
-    positions = modules.get("pos_embed_config", {})
-    inner = positions.get("params", {})
-    if positions.get("target"):
-        rotary = "rotary" in positions["target"].lower()
-        fields["position"] = "rotary" if rotary else "sincos"
-    if "text_length" in inner:
-        fields["text_length"] = inner["text_length"]
-    if "height_interpolation" in inner:
-        fields["spatial_interpolation"] = inner["height_interpolation"]
-    width = modules.get("patch_embed_config", {}).get("params", {}).get("text_hidden_size")
-    if width is not None:
-        fields["text_width"] = width
-    alpha = modules.get("lora_config", {}).get("params", {}).get("lora_alpha")
-    if alpha is not None:
-        fields["lora_alpha"] = float(alpha)
-    if {"num_frames", "latent_height", "latent_width"} <= params.keys():
-        fields["sample"] = SampleSize(params["num_frames"], params["latent_height"], params["latent_width"])
-    return fields
-
-
-def to_sat(
-    network: CogVideoXConfig, sample: SampleSize, version: str, lora: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The `network_config` block of upstream's YAML for code of that version ("1.0" or "1.5").
-
-    Args:
-        network: that is written.
-        sample: size of its tables.
-        version: of upstream's code.
-        lora: `r` and `lora_alpha` of its adapters, if it has any.
-    """
-    module = "dit_video_concat"
-    patch = network.patch_size
-    positions: dict[str, Any] = {"text_length": network.text_length}
-    if network.position == "sincos":
-        kind = "Basic3DPositionEmbeddingMixin"
-        positions |= dict.fromkeys(("height_interpolation", "width_interpolation"), network.spatial_interpolation)
-    else:
-        kind = "Rotary3DPositionEmbeddingMixin"
-        positions |= {"hidden_size_head": network.head_dim}
-        if network.learned_position_grid is not None:
-            positions["learnable_pos_embed"] = True
-    params: dict[str, Any] = {
-        "time_embed_dim": network.time_embed_dim,
-        "elementwise_affine": True,
-        "num_frames": sample.frames,
-        "time_compressed_rate": TEMPORAL_RATIO,
-        "latent_width": sample.width,
-        "latent_height": sample.height,
-        "num_layers": network.num_layers,
-        "patch_size": patch if version == "1.0" else [network.patch_size_t, patch, patch],
-        "in_channels": network.in_channels,
-        "out_channels": network.out_channels,
-        "hidden_size": network.hidden_size,
-        "num_attention_heads": network.num_attention_heads,
-        "modules": {
-            "pos_embed_config": {"target": f"{module}.{kind}", "params": positions},
-            "patch_embed_config": {
-                "target": f"{module}.ImagePatchEmbeddingMixin",
-                "params": {"text_hidden_size": network.text_width},
-            },
-            "adaln_layer_config": {"target": f"{module}.AdaLNMixin", "params": {"qk_ln": True}},
-            "final_layer_config": {"target": f"{module}.FinalLayerMixin"},
-        },
-    }
-    if lora is not None:
-        params["modules"]["lora_config"] = {"target": "sat.model.finetune.lora2.LoraMixin", "params": dict(lora)}
-    if network.ofs_embedding:
-        params["ofs_embed_dim"] = network.time_embed_dim
-    return {"network_config": {"target": f"{module}.DiffusionTransformer", "params": params}}

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 def sinusoid(values_B: Tensor, width: int) -> Tensor:
     """[cos(v f), sin(v f)] with f_i = 10000^(-i / (width / 2)): [B, width], fp32 (DDPM, arXiv:2006.11239)."""
     half = width // 2
-    # The exponents are rounded to fp32 as upstream rounds them; their exponential is taken in fp64, because in fp32
-    # its last bit depends on the processor, which 999 times the frequency turns into 3e-5 of an angle.
+    # The exponents are rounded to fp32 as upstream rounds them; the rest is fp64, because in fp32 the last bit of an
+    # exponential depends on the processor, which a timestep of 999 turns into 6e-5 of an angle.
     exponents = -math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half
-    frequencies = torch.exp(exponents.double()).float().to(values_B.device)
-    angles = values_B.to(torch.float32)[:, None] * frequencies
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+    frequencies = torch.exp(exponents.double()).to(values_B.device)
+    angles = values_B.double()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
 
 
 def sincos_1d(positions: Tensor, width: int) -> Tensor:

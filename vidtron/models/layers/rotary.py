@@ -11,8 +11,9 @@ from vidtron.models.layers.conditioning import Rotary
 
 def axis_angles(positions: Tensor, width: int, base: float = 10000.0) -> Tensor:
     """Angles of one axis: position * base^(-2j/width), j = 0..width/2-1, each twice in a row: [len, width], fp32."""
-    frequencies = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
-    return torch.outer(positions.to(torch.float32), frequencies).repeat_interleave(2, dim=-1)
+    # A power in fp32 has a last bit that depends on the processor, which a position of 100 multiplies.
+    frequencies = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width).double()
+    return torch.outer(positions.to(torch.float32), frequencies.float()).repeat_interleave(2, dim=-1)
 
 
 def angles_3d(frames: int, height: int, width: int, head_dim: int) -> Tensor:
