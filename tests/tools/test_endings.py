@@ -98,7 +98,7 @@ def test_an_interrupted_conversion(tmp_path: Path, number: signal.Signals) -> No
 def test_an_interrupted_build(tmp_path: Path) -> None:
     source = write_clips(tmp_path / "clips", {"a": clip_bytes(6)})
     words = ["tools/build_shards.py", "--input", source, "--output", tmp_path / "out", "--codec", "copy"]
-    place = ("vidtron.data.building.shard_writer", "_add_sample")
+    place = ("vidtron.data.building.shard_file", "_add_sample")
     status, lines = interrupted(*place, signal.SIGTERM, *words)
     assert status == 143
     assert lines[-1] == "interrupted (SIGTERM); the same command goes on from the last finished shard"
