@@ -31,6 +31,7 @@ setup(
         "tqdm>=4.60",
         "tyro>=1.0",
         "xxhash>=3.2",
+        "webdataset>=0.2.86",  # tars as its users name them
     ],
     extras_require={
         # Clips decoded by NVDEC, layers and FP8 by Transformer Engine.
@@ -63,7 +64,6 @@ setup(
             "tensorboard>=2.16",
             "transformers>=4.50",
             "wandb>=0.19",
-            "webdataset>=0.2",
         ],
     },
 )

@@ -66,7 +66,7 @@ def synthetic_batch(first: int, count: int) -> pa.RecordBatch:
         "height": height,
         "frames": frames,
         "fps": fps,
-        "duration": (frames - 1) / fps,
+        "duration": np.where(image, 0.0, frames / fps),
         "codec": names(np.where(image, 1, 0), ["h264", "mjpeg"]),
         "pixel_format": names(np.where(image, 1, 0), ["yuv420p", "yuvj420p"]),
         "plain": ~image,

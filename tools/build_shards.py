@@ -2,11 +2,13 @@
 
     python tools/build_shards.py --input CLIPS --output SHARDS
 
-CLIPS is a folder with videos/x.mp4 and labels/x.txt, a folder with x.mp4 and x.txt side by side, or a .csv, .tsv,
-.jsonl or .parquet file with the columns path and caption. Images (.jpg, .png, .webp) are samples of one frame and
-stored as they are. SHARDS becomes a folder of webdataset tars (mp4 or image, txt, json) and an index. Run the same
-command again to finish a build that was interrupted. Clips that cannot be read or have no caption are named, skipped
-and counted.
+CLIPS is a folder with videos/x.mp4 and labels/x.txt, a folder with x.mp4 and x.txt side by side, a .csv, .tsv, .jsonl
+or .parquet file with the columns path and caption, or webdataset tars: a folder of them, files, also compressed
+(.tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst, .tar.lz4), brace lists ('x-{000..009}.tar.gz'), URLs, and the output of a
+shell command ('pipe:aws s3 cp s3://bucket/x.tar -'). Tars keep their keys, captions and json entries. Images (.jpg,
+.png, .webp) are samples of one frame and stored as they are. SHARDS becomes a folder of webdataset tars (mp4 or image,
+txt, json) and an index. Run the same command again to finish a build that was interrupted. Clips that cannot be read
+or have no caption are named, skipped and counted.
 """
 
 from vidtron.config import signals
@@ -18,13 +20,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vidtron.config.arguments import COUNT, SECONDS, number_in, path_name
+from vidtron.config.arguments import COUNT, SECONDS, number_in, path_name, tar_words
 from vidtron.config.data import DataConfig
 from vidtron.config.folders import folder_error
 from vidtron.config.ranges import Range, field_range, shown
 from vidtron.data.building.build_state import BuildError
 from vidtron.data.building.clip_source import SourceError
-from vidtron.data.building.shard_writer import BuildOptions, StoredCodec, build
+from vidtron.data.building.shard_file import StoredCodec
+from vidtron.data.building.shard_writer import BuildOptions, build
 from vidtron.data.building.terminal import TerminalProgress, add_index_arguments, report
 from vidtron.data.building.transcode import Edit
 
@@ -32,7 +35,15 @@ from vidtron.data.building.transcode import Edit
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=path_name, required=True, metavar="CLIPS", help="folder of clips, or a table")
+    parser.add_argument(
+        "--input",
+        type=tar_words,
+        nargs="+",
+        required=True,
+        metavar="CLIPS",
+        help="folder of clips, or a table; or tars, of which there may be several, as webdataset names them. The "
+        "command behind pipe: is run by a shell",
+    )
     parser.add_argument("--output", type=path_name, required=True, metavar="SHARDS", help="new folder for the shards")
     cut = parser.add_argument_group("trimming")
     cut.add_argument(
@@ -106,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     edit = Edit(arguments.start, arguments.max_seconds, arguments.height, arguments.width, arguments.fps)
     options = BuildOptions(
-        source=arguments.input,
+        source=tuple(arguments.input),
         output=arguments.output,
         codec=chosen_codec(arguments.codec, edit.changes() or arguments.cut_seconds is not None),
         edit=edit,
@@ -115,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers=arguments.workers,
         tokenizer=arguments.tokenizer,
         scores=tuple(arguments.scores),
+        caption_key=arguments.caption_key,
     )
     problem = folder_error(options.output)
     if problem is not None:
@@ -130,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         progress.close()
     if result.already_complete:
         print(f"{arguments.output} was complete already")
-    report(arguments.output, result.samples, result.shards, len(result.skipped))
+    report(arguments.output, result.samples, result.shards, len(result.skipped), len(result.flawed))
     if result.left_over_seconds >= 0.05:
         print(f"{result.left_over_seconds:.1f} seconds at the ends of clips were too short for a piece")
     return 1 if arguments.strict and result.skipped else 0

@@ -1,5 +1,6 @@
 """vidtron: pretraining and fine-tuning of video diffusion transformers on megatron-core."""
 
+import logging
 import warnings
 
 # What megatron-core's modules say on every rank of things that no user of ours can change: that they do without
@@ -11,5 +12,11 @@ for message, module in (
     (r"`torch\.distributed\.\w+` is deprecated", "torch"),
 ):
     warnings.filterwarnings("ignore", message=message, module=module)
+
+# torch says so when its tools for extensions are imported (by megatron-core) where a CUDA toolkit is installed and no
+# GPU is there: nothing is compiled, and the run says which device it uses.
+logging.getLogger("torch.utils.cpp_extension").addFilter(
+    lambda record: not str(record.msg).startswith("No CUDA runtime is found")
+)
 
 __version__ = "0.1.0"

@@ -67,7 +67,7 @@ def test_enums_of_either_python(folder, form, tmp_path):
     (folder / ".metadata").write_bytes(content)
     after = read_metadata(folder)
     assert after.state_dict_metadata == before.state_dict_metadata and after.storage_data == before.storage_data
-    checkpoint.convert(folder, tmp_path / "out", save_format="sat")
+    checkpoint.convert(folder, tmp_path / "out", save_format="sat", verify_checkpoint=False)
 
 
 @pytest.mark.skipif(not DEBIANS_PYTHON.exists(), reason="no such interpreter")

@@ -36,11 +36,11 @@ def test_probe(tmp_path, decode):
     a, b, c, d, e = rows_of(Probe(decode=decode), table_of(tmp_path / "raw", tmp_path / "0.parquet"))
     assert a["error"] is None
     assert (a["num_frames"], a["height"], a["width"], a["fps"], a["codec"]) == (15, 96, 128, 10.0, "h264")
-    assert a["duration"] == pytest.approx(1.4) and a["aspect_ratio"] == 0.75
+    assert a["duration"] == pytest.approx(1.5) and a["aspect_ratio"] == 0.75
     assert (b["height"], b["width"], b["aspect_ratio"]) == (72, 48, 1.5)
     assert c["error"].startswith("probe: Invalid data") and c["num_frames"] is None
     assert d["error"].startswith("probe: ")
-    assert (e["num_frames"], e["height"], e["error"]) == (1, 96, None)
+    assert (e["num_frames"], e["height"], e["duration"], e["error"]) == (1, 96, 0.0, None)
 
 
 def test_only_decoding_finds_damaged_pictures(tmp_path):

@@ -26,7 +26,7 @@ class ArrayIndex(Sequence[Sample]):
             "frames": np.asarray(frames, np.int32),
             "height": (shape + np.asarray(height)).astype(np.int32),
             "width": (shape + np.asarray(width)).astype(np.int32),
-            "duration": (np.asarray(frames) - 1) / fps,
+            "fps": np.full(len(frames), fps),
         }
         self.fps = fps
         self.folder_sizes = list(folder_sizes or [len(frames)])
@@ -40,7 +40,7 @@ class ArrayIndex(Sequence[Sample]):
 
     def __getitem__(self, row: int) -> Sample:  # type: ignore[override]
         height, width, frames = (int(self.columns[name][row]) for name in ("height", "width", "frames"))
-        facts = ClipFacts(width, height, frames, self.fps, (frames - 1) / self.fps, "vp9", "yuv420p", True)
+        facts = ClipFacts(width, height, frames, self.fps, frames / self.fps, "vp9", "yuv420p", True)
         return Sample(f"clip{row}", Path("s.tar"), {}, facts, 5)
 
     def take(self, column: str, rows: NDArray[np.int64]) -> NDArray:

@@ -14,7 +14,7 @@ def facts(frames: int = 10, **changed: Any) -> ClipFacts:
     """A regular clip of 72 x 48 pixels at 10 frames a second."""
     values = {"width": 72, "height": 48, "fps": 10.0, "codec": "vp9", "pixel_format": "yuv420p", "plain": True}
     values |= changed
-    return ClipFacts(**{"frames": frames, "duration": (frames - 1) / values["fps"], **values})
+    return ClipFacts(**{"frames": frames, "duration": frames / values["fps"], **values})
 
 
 def row(key: str, clip: ClipFacts, shard: str = "s.tar", media: str = "mp4", **further: Any) -> IndexRow:

@@ -49,6 +49,18 @@ def test_numbers_are_all_told_at_once(folder: str) -> None:
     assert all("accepted" in e for e in found)
 
 
+def test_sats_rule(folder: str) -> None:
+    assert errors(folder, clip_window="sat", fps=8.0) == []
+    assert errors(folder, clip_window="sat", short_clip="loop") == [
+        "--clip-window sat: needs a rate; accepted: with --fps, 8 for CogVideoX and 16 for CogVideoX 1.5",
+        "--short-clip loop with --clip-window sat, whose short clips are padded: accepted: pad",
+    ]
+    (of_buckets,) = errors(folder, clip_window="sat", fps=8.0, bucket_config=Path("b.yaml"), num_frames=9)
+    assert of_buckets.startswith("--bucket-config b.yaml with --clip-window sat")
+    (too_fast,) = errors(folder, clip_window="sat", fps=1000.0)
+    assert too_fast.endswith("accepted with another --fps, or --clip-window random")
+
+
 def test_clips_too_short(folder: str) -> None:
     assert errors(folder, num_frames=13, short_clip="pad") == []
     assert errors(folder, num_frames=12, short_clip="skip") == []

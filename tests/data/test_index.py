@@ -11,6 +11,7 @@ import pytest
 
 from tests.data.clip_files import build_shards, clip_bytes
 from tests.data.index_files import facts, row, write_index
+from vidtron.data.shards import index_writer
 from vidtron.data.shards.index import INDEX_NAME, ShardError, ShardIndex
 from vidtron.data.shards.index_file import read_header
 from vidtron.data.shards.index_writer import IndexWriter
@@ -82,6 +83,34 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, rows_per_batch: int
     assert index[-1].key == "k22" and [sample.key for sample in index[20:]] == ["k20", "k21", "k22"]
     assert sum(count for _, count in index.kinds()) == 23
     assert index.codecs() == {"h264": 8, "vp9": 8, "av1": 7}
+
+
+def test_durations_of_earlier_versions_get_their_last_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_writer, "DURATIONS", "another entry")
+    clips = [facts(15, fps=8.0, duration=14 / 8), facts(1, fps=1.0, duration=0.0), facts(30, duration=2.9)]
+    folder = write_index(tmp_path, [row(f"clip{number}", clip) for number, clip in enumerate(clips)])
+    found = ShardIndex.open([folder], check_shards=False)
+    assert found.take("duration", np.array([2, 0, 1])).tolist() == [3.0, 1.875, 0.0]
+    assert found.column("duration", 0, 3).tolist() == [one.clip.duration for one in found] == [1.875, 0.0, 3.0]
+
+
+@pytest.mark.parametrize("changed", [{"duration": 9.0}, {"duration": -1.0}, {"fps": 1e-7, "duration": 1.0}])
+def test_durations_of_earlier_versions_are_checked_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+) -> None:
+    monkeypatch.setattr(index_writer, "DURATIONS", "another entry")
+    folder = write_index(tmp_path, [row("clip", facts(30, **changed))])
+    with pytest.raises(ShardError, match=r"row 0 \('clip'\): "):
+        ShardIndex.open([folder], check_shards=False)
+
+
+@pytest.mark.parametrize("entry", [{"caption_key": 3}, {"caption_key": None}, {"durations": "half"}])
+def test_entries_of_the_header_that_mean_nothing(tmp_path: Path, entry: dict[str, Any]) -> None:
+    with IndexWriter(tmp_path) as writer:
+        writer.add(row("clip", facts()))
+        writer.finish({"s.tar": 10240}, entry)
+    with pytest.raises(ShardError, match=rf"its header is damaged \(its {next(iter(entry))} .* accepted: "):
+        ShardIndex.open([tmp_path], check_shards=False)
 
 
 def test_one_record_batch_is_not_copied(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.tar").write_bytes(b"this is no tar" * 100)
     (tmp_path / "d.tar").touch()
     keys, skipped = indexed(tmp_path)
-    assert keys == ["good", "fine"]
+    assert keys == ["good", "json", "fine"]
     for key, reason in {
         "mute": "no caption",
         "latin": "no UTF-8",
@@ -112,13 +112,15 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         "broken": "",
         "empty": "",
         "many": "5 pictures",
-        "json": "no JSON",
         "good": "its key was there before",
         "": "the shard ends early",
     }.items():
         assert reason in skipped.pop(key)
     assert not skipped
     assert list(read_header(tmp_path)["shards"]) == ["a.tar", "b.tar"]
+    (flaw,) = map(json.loads, (tmp_path / "flawed.jsonl").read_text().splitlines())
+    assert flaw["key"] == "json" and flaw["reason"].startswith("its .json is no JSON")
+    assert set(ShardIndex.open([tmp_path])[1].members) == {"mp4", "txt"}
 
 
 def test_a_tar_that_ends_early_keeps_its_whole_samples(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_an_interrupted_build_goes_on(
     options = BuildOptions(source, tmp_path / "whole", "vp9", samples_per_shard=2, workers=workers)
     build(options)
     made: list[str] = []
-    make = shard_writer._make
+    make = shard_writer.make_piece
 
     def stumble(piece: shard_writer.Piece, codec: str) -> object:
         made.append(piece.key)
@@ -62,7 +62,7 @@ def test_an_interrupted_build_goes_on(
             raise KeyboardInterrupt
         return make(piece, codec)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shard_writer, "_make", stumble)
+    monkeypatch.setattr(shard_writer, "make_piece", stumble)
     broken = BuildOptions(source, tmp_path / "broken", "vp9", samples_per_shard=2, workers=workers)
     with pytest.raises(KeyboardInterrupt):
         build(broken)
@@ -80,7 +80,7 @@ def test_an_interrupted_build_goes_on(
 def test_a_finished_build_is_left_alone(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = BuildOptions(source, tmp_path / "out", "copy", samples_per_shard=3)
     first = build(options)
-    monkeypatch.setattr(shard_writer, "_make", None)
+    monkeypatch.setattr(shard_writer, "make_piece", None)
     again = build(options)
     assert again.already_complete
     assert (again.samples, again.shards) == (first.samples, first.shards)

@@ -66,6 +66,7 @@ def consumed(written):
             row["bucket"],
             row["samples_digest"],
             row["planned_digest"],
+            row["clips_digest"],
             row["global_batch_size"],
         )
         for row in written

@@ -119,8 +119,7 @@ def test_another_optimizer_is_refused_with_every_name(pool: RankPool, tmp_path: 
         pool.run(load_only, 1, Layout(distributed_optimizer=True), tmp_path)
     message = str(failure.value)
     assert "accepted: the same model, and the same --optimizer, --bf16 and --use-distributed-optimizer" in message
-    for layer in range(4):
-        assert f"optimizer.state.param.layers.{layer}.up.weight: not in the checkpoint" in message
+    assert "optimizer.state.param.layers.*.up.weight: not in the checkpoint (0 to 3)" in message
     pool.run(load_only, 1, Layout(distributed_optimizer=True), tmp_path, False)
 
 
@@ -140,8 +139,7 @@ def test_every_mismatch_is_named(pool: RankPool, tmp_path: Path) -> None:
     with pytest.raises(RankFailure) as failure:
         pool.run(save_and_load_wider, 1, tmp_path)
     message = str(failure.value)
-    for layer in range(3):
-        assert f"layers.{layer}.up.weight: shape [16, 8] in the checkpoint, [32, 8] in this run" in message
+    assert "layers.*.up.weight: shape [16, 8] in the checkpoint, [32, 8] in this run (0 to 2)" in message
     assert "layers.3.down.weight: in the checkpoint, but not in this run" in message
     assert "layers.5.down.weight: not in the checkpoint" in message
     assert "accepted: the same model\n" in message

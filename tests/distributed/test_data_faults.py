@@ -98,7 +98,7 @@ def written(folder: Path):
     """What the data were, step by step; and the losses."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
-    names = ("consumed_samples", "bucket", "samples_digest", "planned_digest", "bad_samples")
+    names = ("consumed_samples", "bucket", "samples_digest", "clips_digest", "planned_digest", "bad_samples")
     return [tuple(row[name] for name in names) for row in rows], [row["loss"] for row in rows]
 
 
@@ -121,7 +121,7 @@ def test_each_is_told_once(baseline, broken):
     for sample, line in zip(bad, told, strict=True):
         assert f"{sample['key']} of {sample['shard']} (position {sample['position']}): {sample['reason']}" in line
         assert sample["reason"] not in ("", "it could not be decoded", "known to be bad")
-    replaced = [used != planned for _, _, used, planned, _ in data]
+    replaced = [used != planned for _, _, used, _, planned, _ in data]
     assert replaced[0] and any(replaced[7:]), "in the second epoch they are met again"
     assert len(set(losses)) == STEPS
 

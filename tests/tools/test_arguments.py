@@ -32,6 +32,11 @@ CASES = [
       for value in ("0", HUGE, "nan")),
     *(("build_shards", f"{BUILD} {flag} {value}") for flag in ("--start", "--max-seconds", "--cut-seconds", "--fps")
       for value in ("nan", "1e300", "-1")),
+    ("build_shards", "--input pipe:cat\0 --output {tmp}/out"),
+    ("build_shards", f"--input {{tmp}}/{{{{a,b}}}}{LONG}.tar --output {{tmp}}/out"),
+    ("build_shards", f"{BUILD} --caption-key \udc80"),
+    ("index_shards", f"{{tmp}}/{{{{a,b}}}}{LONG}.tar"),
+    ("index_shards", "pipe:cat\0"),
     ("index_shards", LONG),
     ("index_shards", "\0"),
     ("index_shards", "{tmp} --workers 1000000"),

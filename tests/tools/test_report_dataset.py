@@ -67,7 +67,7 @@ def test_the_run_s_own_size(shards: Path, tmp_path: Path):
             "--bucket-config b.yaml",
         ),
         (["--data-path", "SHARDS", "--model", "cogvideox-tiny", "--num-frames", "0"], "--num-frames 0"),
-        (["--data-path", "SHARDS", "--samples", "-1"], "--samples -1: accepted: 0 or more"),
+        (["--data-path", "SHARDS", "--samples", "-1"], "--samples: -1; accepted: a whole number"),
         (["--data-path", "SHARDS", "--output", "x.txt"], "--output x.txt: accepted"),
     ],
 )

@@ -47,6 +47,8 @@ class Loader:
                 position=position,
                 size=size_of(position),
                 row=100 + position,
+                key=f"clip{100 + position}",
+                frame_numbers=(0, 1),
                 bad=("bad",) if position == 10 else (),
             )
             for position in positions

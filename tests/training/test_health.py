@@ -6,9 +6,9 @@ import torch
 from vidtron.training.health import NonFiniteStepError, checked, describe_samples
 from vidtron.training.report import StepReport
 
-GOOD = StepReport(torch.tensor([1.0, 2.0]), (0, 1), 1.0, None)
-BAD = StepReport(torch.tensor([1.0, math.nan]), (0, 1), 1.0, None)
-BAD_NORM = StepReport(torch.tensor([1.0, 2.0]), (0, 1), math.inf, None)
+GOOD = StepReport(torch.tensor([1.0, 2.0]), (0, 1), (0, 0), 1.0, None)
+BAD = StepReport(torch.tensor([1.0, math.nan]), (0, 1), (0, 0), 1.0, None)
+BAD_NORM = StepReport(torch.tensor([1.0, 2.0]), (0, 1), (0, 0), math.inf, None)
 
 
 def attempts(*reports):
@@ -74,5 +74,5 @@ def test_a_bad_gradient_names_all_samples():
 
 
 def test_long_lists_are_cut_and_counted():
-    many = StepReport(torch.full((20,), math.nan), tuple(range(20)), 1.0, None)
+    many = StepReport(torch.full((20,), math.nan), tuple(range(20)), (0,) * 20, 1.0, None)
     assert describe(many, limit=2).endswith("and 18 more")

@@ -79,6 +79,34 @@ def test_random_windows_stay_with_their_samples(shards, tmp_path, monkeypatch) -
     assert len({json.loads(line)["frames"][0] for line in lines}) > 1
 
 
+@pytest.mark.parametrize("window", ["random", "centre", "sat"])
+def test_the_log_tells_whether_a_cache_shows_other_frames(shards, tmp_path, window) -> None:
+    """Random windows are drawn for samples with a cache, and for positions without."""
+    flags = {**EPOCHS, "clip_window": window, "fps": 8.0 if window == "sat" else None}
+    plain = train(small_run(shards, **flags, save=tmp_path / "plain"))
+    filling = train(small_run(shards, **flags, save=tmp_path / "cached", latent_cache=tmp_path / "cache"))
+    reading = {"num_workers": 2, "micro_batch_size": 1}
+    train(small_run(shards, **{**flags, **reading}, save=tmp_path / "read", latent_cache=tmp_path / "cache"))
+    told = {
+        name: [digests(tmp_path / run, name) for run in ("plain", "cached", "read")]
+        for name in ("samples_digest", "clips_digest")
+    }
+    first, *others = told["samples_digest"]
+    assert others == [first, first]
+    first, *others = told["clips_digest"]
+    assert others[0] == others[1] and len(set(first)) == len(first)
+    if window == "random":
+        assert all(one != other for one, other in zip(first, others[0], strict=True))
+        assert plain.losses[0] != filling.losses[0]
+    else:
+        assert others[0] == first and plain.losses == filling.losses
+
+
+def digests(folder: Path, name: str) -> list[str]:
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [row[name] for row in rows if row["kind"] == "train"]
+
+
 def test_a_resumed_run_finds_what_was_written(pool, shards, tmp_path, monkeypatch) -> None:
     expected = train(small_run(shards, **EPOCHS))
     count = Count(monkeypatch)

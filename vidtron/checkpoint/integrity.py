@@ -137,11 +137,11 @@ def shared_inspect(folder: Path, groups: Groups) -> Inspection:
 
 
 def refusals(inspections: Iterable[Inspection]) -> list[str]:
-    """The damage as errors, one for each file."""
+    """The damage as errors: one line for each checkpoint, which names its damaged files."""
     return [
-        f"--load: {message}; accepted: an undamaged checkpoint, or --no-verify-checkpoint"
+        f"--load: {'; '.join(inspection.damage)}; accepted: an undamaged checkpoint, or --no-verify-checkpoint"
         for inspection in inspections
-        for message in inspection.damage
+        if inspection.damage
     ]
 
 

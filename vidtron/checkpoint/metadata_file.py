@@ -55,6 +55,7 @@ def read_metadata(folder: Path) -> Metadata:
     Raises:
         UnreadableFileError: it is damaged, asks for code to be run, or says what cannot be.
     """
+    folder = Path(folder)
     file = folder / FILE
     try:
         found = file.stat()
@@ -66,6 +67,7 @@ def read_metadata(folder: Path) -> Metadata:
 @lru_cache(maxsize=2)
 def _read(folder: Path, *version: int) -> Metadata:
     """Kept: the steps of a load ask several times, and the file may be large."""
+    folder = Path(folder)
     file = folder / FILE
     try:
         with unreadable(file):

@@ -26,7 +26,9 @@ _closed: dict[Path, FileChecksums] = {}
 
 def adapt_writing() -> None:
     """Write in the calling process: the rank itself, or the one process forked for a background save."""
+    global _results
     keep_failures()
+    _results = _Results()  # of this process: ranks may have been forked from one that has imported this
     for name in ("_get_write_results_queue", "get_write_results_queue"):  # 0.16, 0.19
         if hasattr(filesystem_async, name):
             setattr(filesystem_async, name, lambda *args, **kwargs: _results)
@@ -119,6 +121,7 @@ class _Results(SharedResult):
 
 
 _results = _Results()
+"""Where the results of this process's saves are."""
 
 
 def _write_here(transforms: list[Any], use_msc: bool, rank: int, buckets: list[Any], results: SharedResult) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from vidtron.config.ranges import Range, name_error, shown
+from vidtron.config.ranges import Range, name_error, shown, text_error
 
 Number = TypeVar("Number", int, float)
 
@@ -36,6 +36,22 @@ def path_name(word: str) -> Path:
     if problem is not None:
         raise argparse.ArgumentTypeError(f"{shown(word)!r}: {problem}")
     return Path(word)
+
+
+def text(word: str) -> str:
+    """A text that can be passed on to files and logs."""
+    problem = text_error(word)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"{shown(word)!r}: {problem}")
+    return word
+
+
+def tar_words(word: str) -> str:
+    """A path, or what webdataset takes for tars: commands, URLs, brace lists, several joined by `::`.
+
+    Of these only the names they stand for can be too long for a file system.
+    """
+    return text(word) if word.startswith("pipe:") or "{" in word or "::" in word else location(word)
 
 
 def location(word: str) -> str:

@@ -52,8 +52,9 @@ class DataConfig:
     """Frames a second taken from a clip, by its time stamps; unset: by --frame-interval."""
     frame_interval: Annotated[int, Range(1, 1_000_000)] = 1
     """Every so-many-th frame is taken."""
-    clip_window: Literal["random", "centre"] = "random"
-    """Which frames of a longer clip are taken: a window at random, or its middle."""
+    clip_window: Literal["random", "centre", "sat"] = "random"
+    """Which frames of a longer clip are taken: a window at random, its middle, or those of CogVideoX's own training
+    code (SAT), which asks for --fps."""
     short_clip: Literal["skip", "pad", "loop"] = "pad"
     """A clip with too few frames is left out, continued with its last frame, or repeated."""
     decoder: Literal["auto", "dali", "pyav"] = "auto"

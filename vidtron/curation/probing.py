@@ -10,6 +10,7 @@ import pyarrow as pa
 from vidtron.curation.frames import count_frames
 from vidtron.curation.step import Measure, RowStep
 from vidtron.curation.table import Row
+from vidtron.data.building.clip_source import IMAGE_SUFFIXES
 from vidtron.data.building.probe import probe
 from vidtron.data.decoding.pyav import UndecodableError, opened
 
@@ -42,7 +43,7 @@ class Probe(RowStep):
         path = Path(row["path"])
         if self.decode:
             clip = probe(path)
-            return [_facts(clip.frames, clip.width, clip.height, clip.fps, clip.duration, clip.codec)]
+            return [_facts(path, clip.frames, clip.width, clip.height, clip.fps, clip.codec)]
         with opened(path) as (container, stream):
             first = next(container.decode(stream), None)
             if first is None:
@@ -52,10 +53,13 @@ class Probe(RowStep):
             frames = stream.frames
             codec = stream.codec_context.codec.canonical_name
         frames = frames or count_frames(path)
-        return [_facts(frames, width, height, fps, (frames - 1) / fps if fps else 0.0, codec)]
+        return [_facts(path, frames, width, height, fps, codec)]
 
 
-def _facts(frames: int, width: int, height: int, fps: float, duration: float, codec: str) -> Row:
-    """`duration` is the time from the first frame to the last, in seconds, as in the index of shards."""
+def _facts(path: Path, frames: int, width: int, height: int, fps: float, codec: str) -> Row:
+    """`duration` is in seconds, the last frame shown as long as the others, as in the index of shards; 0 for a
+    picture."""
+    still = frames == 1 and path.suffix.lower() in IMAGE_SUFFIXES
+    duration = 0.0 if still or not fps else frames / fps
     values = (frames, width, height, fps, duration, codec, height / width)
     return dict(zip(PROBED, values, strict=True))

@@ -120,6 +120,8 @@ def _check_plan(config: RunConfig, fit: ClipFit, folders: _Folders, index: Shard
     remedy = (
         "smaller batches or more of the clips; see tools/inspect_buckets.py"
         if bucketed
+        else "another --fps, or --clip-window random"
+        if config.data.clip_window == "sat"
         else "--short-clip pad or loop, or fewer --num-frames"
     )
     for message in plan.errors():

@@ -15,8 +15,20 @@ def check_numbers(config: RunConfig) -> Iterator[str]:
     yield from (refusal.message for refusal in refusals(data))
     if data.fps is not None and data.frame_interval > 1:
         yield f"--frame-interval {data.frame_interval} with --fps: accepted: one of the two"
+    yield from _check_sat(data)
     yield from _check_batches(data)
     yield from _check_with_buckets(config) if data.bucket_config is not None else _check_without(data)
+
+
+def _check_sat(data: DataConfig) -> Iterator[str]:
+    if data.clip_window != "sat":
+        return
+    if data.fps is None:
+        yield "--clip-window sat: needs a rate; accepted: with --fps, 8 for CogVideoX and 16 for CogVideoX 1.5"
+    if data.short_clip != "pad":
+        yield f"--short-clip {data.short_clip} with --clip-window sat, whose short clips are padded: accepted: pad"
+    if data.bucket_config is not None:
+        yield f"--bucket-config {data.bucket_config} with --clip-window sat, which has none: accepted: one of the two"
 
 
 def flag_of(field: str) -> str:

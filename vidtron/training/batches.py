@@ -19,6 +19,7 @@ from torch import Tensor
 from vidtron.data.decoding.loader import BadSample, Clip
 from vidtron.models.inputs import VIDEO, Conditions
 from vidtron.models.tensor_tree import tensors_in
+from vidtron.training.digest import clip_code
 from vidtron.training.exchange import MadeSample, ReplicaExchange
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker
@@ -71,6 +72,8 @@ class StepBatch:
     step: Step
     rows: dict[int, int]
     """Place in the global batch -> row of the index that was used there, of this replica's samples."""
+    codes: dict[int, int]
+    """Place in the global batch -> `digest.clip_code` of what was shown there, of this replica's samples."""
     tried: tuple[BadSample, ...]
     """What this rank has tried in vain."""
     work: Work
@@ -150,22 +153,21 @@ class BatchSource(Iterator[StepBatch]):
             if clip.position != position:
                 raise RuntimeError(f"the loader gave sample {clip.position} where {position} was due")
             tried.extend(clip.bad)
-            return MadeSample(self.maker.make(clip), clip.row)
+            return MadeSample(self.maker.make(clip), clip.row, clip_code(clip.key, clip.frame_numbers))
 
         positions = self.share.micro_batches(step)
         with self.maker.held():
             made = self.exchange.share(self.share.owners(step), make, self.maker.packing_of(step.clip_size).numel)
-        rows = {
-            position - step.consumed: sample.row
-            for position, sample in zip((p for group in positions for p in group), made, strict=True)
-        }
+        slots = [position - step.consumed for group in positions for position in group]
+        rows = {slot: sample.row for slot, sample in zip(slots, made, strict=True)}
+        codes = {slot: sample.code for slot, sample in zip(slots, made, strict=True)}
         samples = iter(made)
         micro_batches = tuple(
             self._micro_batch(step, [next(samples).flat for _ in group], group) for group in positions
         )
         wait, decode, read = (now - then for now, then in zip(self._loader_sums(), before, strict=True))
         encode = time.perf_counter() - start - wait
-        return StepBatch(micro_batches, step, rows, tuple(tried), Work(wait, encode, decode, read))
+        return StepBatch(micro_batches, step, rows, codes, tuple(tried), Work(wait, encode, decode, read))
 
     def _loader_sums(self) -> tuple[float, float, float]:
         return self.loader.wait_seconds, self.loader.decode_seconds, self.loader.read_seconds

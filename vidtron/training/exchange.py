@@ -16,6 +16,8 @@ class MadeSample:
     """float32 [numel], on the device of the encoders."""
     row: int
     """Of the index: the sample that stands there, planned or in the place of a bad one."""
+    code: int
+    """`digest.clip_code` of the sample and the frames that it shows."""
 
 
 class ReplicaExchange:
@@ -46,7 +48,7 @@ class ReplicaExchange:
             made = [make() for owner in owners if owner == rank]
         except Exception as exception:  # raised below, after the others have been told
             error = exception
-        rows = self._rows(owners, made, error)
+        told = self._told(owners, made, error)
         if self.group.size() == 1:
             return made
         works, flats = [], []
@@ -59,19 +61,20 @@ class ReplicaExchange:
         for work in works:
             if work is not None:
                 work.wait()
-        return [MadeSample(flat.to(self.device), row) for flat, row in zip(flats, rows, strict=True)]
+        return [MadeSample(flat.to(self.device), row, code) for flat, (row, code) in zip(flats, told, strict=True)]
 
-    def _rows(self, owners: Sequence[int], made: list[MadeSample], error: Exception | None) -> list[int]:
-        """Row of each sample. Raises on every rank of the replica if any rank has an error."""
-        vector = torch.zeros(len(owners) + 1, dtype=torch.int64)
+    def _told(self, owners: Sequence[int], made: list[MadeSample], error: Exception | None) -> list[tuple[int, int]]:
+        """(row, code) of each sample. Raises on every rank of the replica if any rank has an error."""
+        vector = torch.zeros(2 * len(owners) + 1, dtype=torch.int64)
         vector[-1] = error is not None
         if error is None:
             slots = [slot for slot, owner in enumerate(owners) if owner == self.group.rank()]
-            vector[slots] = torch.tensor([sample.row for sample in made], dtype=torch.int64)
+            pairs = vector[:-1].view(-1, 2)
+            pairs[slots] = torch.tensor([(sample.row, sample.code) for sample in made], dtype=torch.int64).view(-1, 2)
         if self.group.size() > 1:
             dist.all_reduce(vector, group=self.group)
         if error is not None:
             raise error
         if vector[-1].item():
             raise RuntimeError("another rank of this replica failed to read or encode a sample; its message names it")
-        return vector[:-1].tolist()
+        return [(row, code) for row, code in vector[:-1].view(-1, 2).tolist()]

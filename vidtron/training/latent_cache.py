@@ -33,7 +33,7 @@ def cache_terms(
 ) -> dict[str, str]:
     """What decides the entries of a run's cache, by the flags that set it."""
     data = config.data
-    window = data.clip_window if data.clip_window == "centre" else f"random of --seed {config.training.seed}"
+    window = data.clip_window if data.clip_window != "random" else f"random of --seed {config.training.seed}"
     if data.clip_window == "random" and data.bucket_config is not None:
         window += f", --bucket-rule {data.bucket_rule}"
     sizes = sorted({tuple(bucket.size) for bucket in plan.buckets})

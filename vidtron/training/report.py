@@ -23,6 +23,8 @@ class StepReport:
     """Loss of each sample of the global batch, float64 on the CPU [global batch]."""
     rows: tuple[int, ...]
     """Row of the index of each sample of the global batch that was really used."""
+    codes: tuple[int, ...]
+    """`digest.clip_code` of each sample of the global batch and the frames that it showed."""
     gradient_norm: float
     stop: str | None
     """One of `STOP_REASONS`, as soon as one rank wishes it."""
@@ -58,6 +60,7 @@ def agree(stop: str | None, groups: Groups, group: dist.ProcessGroup | None = No
 def exchange(
     losses_of_micro_batches: Sequence[dict[str, Any]],
     rows: Mapping[int, int],
+    codes: Mapping[int, int],
     global_batch_size: int,
     groups: Groups,
     gradient_norm: float = 0.0,
@@ -69,34 +72,38 @@ def exchange(
         losses_of_micro_batches: what the schedule returned: on the last stage `losses_B` and `slots` of each
             micro-batch, elsewhere nothing.
         rows: place in the global batch -> row of the index, of this replica's samples.
+        codes: place in the global batch -> `digest.clip_code`, of this replica's samples.
         global_batch_size: samples of the step over all replicas.
         groups: the run's process groups.
         gradient_norm: this rank's gradient norm; any rank's that is not finite is taken for all.
         stop: why this rank wishes to stop.
     """
-    # Slot by slot: losses and rows; gradient norms that are not finite, wishes. Adding zeros leaves a float as it is,
-    # and float64 holds every row number exactly.
+    # Slot by slot: losses, rows and codes; gradient norms that are not finite, wishes. Adding zeros leaves a float as
+    # it is, and float64 holds every row number and code exactly.
     size = global_batch_size
-    vector = torch.zeros(2 * size + 1 + len(STOP_REASONS), dtype=torch.float64)
+    vector = torch.zeros(3 * size + 1 + len(STOP_REASONS), dtype=torch.float64)
     # All tensor- and context-parallel ranks of the last stage have the same losses; the first of them reports.
     if groups.is_last_stage and groups.tp.rank() == 0 and groups.cp.rank() == 0:
         for losses in losses_of_micro_batches:
             vector[list(losses["slots"])] = losses["losses_B"].double().cpu()
         for slot, row in rows.items():
             vector[size + slot] = row
+        for slot, code in codes.items():
+            vector[2 * size + slot] = code
     if not math.isfinite(gradient_norm):
-        vector[2 * size] = gradient_norm
+        vector[3 * size] = gradient_norm
     if stop is not None:
-        vector[2 * size + 1 + STOP_REASONS.index(stop)] = 1.0
+        vector[3 * size + 1 + STOP_REASONS.index(stop)] = 1.0
     if groups.world_size > 1:
         vector = vector.to(groups.device)
         dist.all_reduce(vector, group=groups.world)
         vector = vector.cpu()
-    bad_norm = vector[2 * size].item()
-    wishes = vector[2 * size + 1 :].tolist()
+    bad_norm = vector[3 * size].item()
+    wishes = vector[3 * size + 1 :].tolist()
     return StepReport(
         losses=vector[:size],
         rows=tuple(vector[size : 2 * size].long().tolist()),
+        codes=tuple(vector[2 * size : 3 * size].long().tolist()),
         gradient_norm=gradient_norm if bad_norm == 0.0 else bad_norm,
         stop=next((reason for reason, wish in zip(STOP_REASONS, wishes, strict=True) if wish), None),
     )

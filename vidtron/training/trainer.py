@@ -19,7 +19,7 @@ from vidtron.training import health, metrics, report
 from vidtron.training.assembly import TrainedModel
 from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batches import StepBatch
-from vidtron.training.digest import digest
+from vidtron.training.digest import clips_digest, digest
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Progress, Saver
 from vidtron.training.signals import Interrupted, StopRequests
@@ -187,6 +187,7 @@ class Trainer:
                 "global_batch_size": step.size,
                 "bucket": step.bucket.name,
                 "samples_digest": digest(index, outcome.rows),
+                "clips_digest": clips_digest(outcome.codes),
                 "planned_digest": digest(index, self.data.plan.rows(step.consumed, step.size)),
                 "bad_samples": len(self.bad_samples),
                 **metrics.throughput(self.costs_of(step.clip_size), step.size, end - start),
@@ -204,7 +205,8 @@ class Trainer:
         self.model.zero_grad()
         losses = self._run_schedule(batch, forward_only=False)
         norm = self.model.gradient_norm()
-        return report.exchange(losses, batch.rows, batch.step.size, self.groups, norm, self.requests.wish())
+        wish = self.requests.wish()
+        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, norm, wish)
 
     def _run_schedule(self, batch: StepBatch, *, forward_only: bool) -> Sequence[dict[str, Any]]:
         """mcore's schedule over the micro-batches; what the last stage's loss function reported."""
@@ -234,7 +236,8 @@ class Trainer:
     def _forward(self, batch: StepBatch) -> report.StepReport:
         """A pass over a global batch without gradients."""
         losses = self._run_schedule(batch, forward_only=True)
-        return report.exchange(losses, batch.rows, batch.step.size, self.groups, stop=self.requests.wish())
+        wish = self.requests.wish()
+        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, stop=wish)
 
     def _validate(self) -> str | None:
         """Evaluate; returns why the run is to stop, and leaves the evaluation due where it was interrupted."""

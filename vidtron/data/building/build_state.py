@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,9 @@ from vidtron.data.shards.index_writer import IndexWriter
 from vidtron.data.shards.sample import IndexRow
 
 SKIPPED_NAME = "skipped.jsonl"
+FLAWED_NAME = "flawed.jsonl"
+_RECORD_VERSION = 2
+"""Of a shard's record; one of another version is made again."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,7 +32,7 @@ class BuildError(ValueError):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A clip that was left out."""
+    """A clip that was left out; or one that was taken though something is wrong with what came with it."""
 
     key: str
     path: str
@@ -45,6 +48,9 @@ class Progress:
     def piece(self, skipped: Skipped | None) -> None:
         """One more piece is done, or had to be skipped."""
 
+    def flawed(self, flaw: Skipped) -> None:
+        """Something is wrong with what came with a piece that is done."""
+
     def shard(self, name: str, samples: int) -> None:
         """A shard is finished."""
 
@@ -58,6 +64,8 @@ class Part:
     """Bytes."""
     skipped: list[Skipped]
     rows: list[IndexRow]
+    flawed: list[Skipped] = field(default_factory=list)
+    """Of the rows."""
 
 
 class BuildState:
@@ -70,27 +78,35 @@ class BuildState:
     def write(self, number: int, part: Part) -> None:
         """Record that a shard is finished."""
         content = {
+            "version": _RECORD_VERSION,
             "shard": part.shard,
             "size": part.size,
             "skipped": [asdict(one) for one in part.skipped],
             "rows": [row.as_json() for row in part.rows],
+            "flawed": [asdict(one) for one in part.flawed],
         }
         write_atomically(self._path(number), json.dumps(content, ensure_ascii=False))
 
     def read(self, number: int) -> Part | None:
-        """The record of a shard; None where it is not finished, or no longer there."""
+        """The record of a shard; None where it is not finished, or no longer there, or of an earlier version."""
         path = self._path(number)
         if not path.is_file():
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("version") != _RECORD_VERSION:
+            return None
         rows = [IndexRow.from_json(row) for row in content["rows"]]
         shard = self.output / content["shard"]
         if rows and not (shard.is_file() and shard.stat().st_size == content["size"]):
             return None
-        return Part(content["shard"], content["size"], [Skipped(**one) for one in content["skipped"]], rows)
+        skipped, flawed = ([Skipped(**one) for one in content[name]] for name in ("skipped", "flawed"))
+        return Part(content["shard"], content["size"], skipped, rows, flawed)
 
-    def finish(self, parts: int, scores: Sequence[str], extra: dict[str, Any]) -> tuple[dict[str, Any], list[Skipped]]:
-        """Write the index and the list of skipped clips, and remove the state: (header of the index, skipped).
+    def finish(
+        self, parts: int, scores: Sequence[str], extra: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[Skipped], list[Skipped]]:
+        """Write the index and the lists of skipped and flawed clips, and remove the state: (header of the index,
+        skipped, flawed).
 
         Args:
             parts: number of records.
@@ -105,10 +121,12 @@ class BuildState:
         except ValueError as error:
             raise BuildError(str(error)) from error
         skipped: list[Skipped] = []
+        flawed: list[Skipped] = []
         shards: dict[str, int] = {}
         with IndexWriter(self.output, columns) as writer:
             for part in self.parts(parts):
                 skipped += part.skipped
+                flawed += part.flawed
                 if part.rows:
                     shards[part.shard] = part.size
                 for row in part.rows:
@@ -116,14 +134,15 @@ class BuildState:
             if not shards:
                 first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
                 raise BuildError(f"none of the {len(skipped)} clips can be used{first}")
-            if skipped:
-                lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in skipped]
-                write_atomically(self.output / SKIPPED_NAME, "".join(lines))
-            else:
-                (self.output / SKIPPED_NAME).unlink(missing_ok=True)
+            for name, named in ((SKIPPED_NAME, skipped), (FLAWED_NAME, flawed)):
+                if named:
+                    lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in named]
+                    write_atomically(self.output / name, "".join(lines))
+                else:
+                    (self.output / name).unlink(missing_ok=True)
             header = writer.finish(shards, {"skipped": len(skipped), **extra})
         shutil.rmtree(self.folder)
-        return header, skipped
+        return header, skipped, flawed
 
     def parts(self, count: int) -> Iterator[Part]:
         """The records, in order."""
@@ -139,9 +158,9 @@ class BuildState:
         return self.folder / f"{number:06d}.json"
 
 
-def read_skipped(output: Path) -> list[Skipped]:
-    """The clips that a finished build has left out."""
-    path = output / SKIPPED_NAME
+def read_named(output: Path, name: str) -> list[Skipped]:
+    """The clips that a finished build has left out (SKIPPED_NAME), or taken with a flaw (FLAWED_NAME)."""
+    path = output / name
     if not path.is_file():
         return []
     return [Skipped(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""The list of samples a build will write: clips, cut into pieces where that is asked for, each with its own key."""
+"""The samples a build will write: clips, cut into pieces where that is asked for, each with its own key."""
 
 import re
 from collections.abc import Iterator
@@ -23,35 +23,46 @@ class Piece:
     """Why it cannot be written, where that is known already."""
 
 
-def list_pieces(clips: list[SourceClip], edit: Edit, cut_seconds: float | None) -> tuple[list[Piece], float]:
-    """(pieces in a fixed order, seconds left over at the ends of cut clips).
+class Cutter:
+    """Makes the pieces of clips, one clip after the other, each with a key of its own."""
 
-    Args:
-        clips: the clips.
-        edit: what is done to each clip; images stay as they are.
-        cut_seconds: cut what the edit leaves into pieces of this length; a rest shorter than a piece is left out,
-            unless the clip gives no whole piece.
-    """
-    pieces: list[Piece] = []
-    keys: set[str] = set()
-    left_over = 0.0
-    for clip in clips:
-        key = _unused(clean_key(clip.name), keys)
-        if clip.problem or clip.image or cut_seconds is None:
-            pieces.append(Piece(key, clip, Edit() if clip.image else edit, clip.problem))
-            continue
+    def __init__(self, edit: Edit, cut_seconds: float | None) -> None:
+        """
+        Args:
+            edit: what is done to each clip; images stay as they are.
+            cut_seconds: cut what the edit leaves into pieces of this length; a rest shorter than a piece is left out,
+                unless the clip gives no whole piece.
+        """
+        self.edit = edit
+        self.cut_seconds = cut_seconds
+        self.left_over = 0.0
+        """Seconds left over at the ends of cut clips so far."""
+        self._keys: set[str] = set()
+
+    def pieces(self, clip: SourceClip) -> list[Piece]:
+        """The pieces of the next clip, in order."""
+        if not clip.name:  # no clip, but what is wrong with the file that should hold some
+            return [Piece("", clip, Edit(), clip.problem)]
+        key = _unused(clip.key or clean_key(clip.name), self._keys)
+        if clip.problem or clip.image or self.cut_seconds is None:
+            return [Piece(key, clip, Edit() if clip.image else self.edit, clip.problem)]
         try:
-            edits, rest = _cut(clip, edit, cut_seconds)
+            edits, rest = _cut(clip, self.edit, self.cut_seconds)
         except UndecodableError as error:
-            pieces.append(Piece(key, clip, edit, str(error)))
-            continue
-        left_over += rest
-        pieces += [Piece(_unused(f"{key}-{i:04d}", keys), clip, one) for i, one in enumerate(edits)]
-    return pieces, left_over
+            return [Piece(key, clip, self.edit, str(error))]
+        self.left_over += rest
+        return [Piece(_unused(f"{key}-{i:04d}", self._keys), clip, one) for i, one in enumerate(edits)]
+
+
+def list_pieces(clips: list[SourceClip], edit: Edit, cut_seconds: float | None) -> tuple[list[Piece], float]:
+    """(pieces of all clips, in order; seconds left over at the ends of cut clips), see `Cutter`."""
+    cutter = Cutter(edit, cut_seconds)
+    pieces = [piece for clip in clips for piece in cutter.pieces(clip)]
+    return pieces, cutter.left_over
 
 
 def _cut(clip: SourceClip, edit: Edit, cut_seconds: float) -> tuple[list[Edit], float]:
-    length = seconds_of_video(clip.path) - edit.start
+    length = seconds_of_video(clip.source) - edit.start
     if edit.seconds is not None:
         length = min(length, edit.seconds)
     count = max(1, int((length + _SHORTEST_SECONDS) / cut_seconds))

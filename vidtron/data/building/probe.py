@@ -1,5 +1,6 @@
 """What a clip really holds, found by decoding all of it once."""
 
+import math
 import zlib
 from dataclasses import replace
 from itertools import pairwise
@@ -41,8 +42,10 @@ def probe(source: bytes | Path) -> ClipFacts:
             raise UndecodableError("there are no frames in it")
         seconds = _seconds(frames, stream)
         width, height, rotation = frames[0]["size"]
-        duration = seconds[-1]
-        fps = (len(frames) - 1) / duration if duration > 0 else min(float(stream.average_rate or 1), MOST_FPS)
+        last = seconds[-1]
+        fps = (len(frames) - 1) / last if last > 0 else min(float(stream.average_rate or 1), MOST_FPS)
+        fps = round(fps, 6)
+        duration = len(frames) / fps if fps else math.inf
         if fps > MOST_FPS or duration > MOST_SECONDS:
             raise UndecodableError(
                 f"it shows {fps:.6g} frames a second for {duration:.6g} seconds; accepted: at most {MOST_FPS:g} for "
@@ -53,7 +56,7 @@ def probe(source: bytes | Path) -> ClipFacts:
             width=height if rotation % 180 else width,
             height=width if rotation % 180 else height,
             frames=len(frames),
-            fps=round(fps, 6),
+            fps=fps,
             duration=duration,
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=stream.codec_context.pix_fmt or "unknown",
@@ -64,7 +67,7 @@ def probe(source: bytes | Path) -> ClipFacts:
         )
 
 
-def seconds_of_video(source: Path) -> float:
+def seconds_of_video(source: bytes | Path) -> float:
     """Length as the container tells it, or by its time stamps, without decoding.
 
     Raises:
@@ -78,7 +81,7 @@ def seconds_of_video(source: Path) -> float:
         stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
         if not stamps:
             raise UndecodableError("it tells no time")
-        return float((max(stamps) - min(stamps)) * stream.time_base)
+        return float((max(stamps) - min(stamps)) * stream.time_base) + 1 / float(stream.average_rate or 25)
 
 
 def _decode_all(container: Any, stream: Any) -> tuple[list[Any], list[dict[str, Any]]]:

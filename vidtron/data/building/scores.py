@@ -44,6 +44,23 @@ def score_names(entries: Iterable[dict[str, Any]], listed: Sequence[str]) -> lis
     return names
 
 
+def scores_among(entries: dict[str, Any], listed: Sequence[str]) -> dict[str, float | None]:
+    """The scores of one sample's json.
+
+    Raises:
+        ValueError: a listed one is no number.
+    """
+    scores: dict[str, float | None] = {}
+    for name, value in entries.items():
+        if name in listed or name.startswith(PREFIX):
+            try:
+                scores[name] = score_of(value)
+            except (TypeError, ValueError):
+                if name in listed:
+                    raise ValueError(f"its {name} is no number: {value!r}") from None
+    return scores
+
+
 def score_of(value: Any) -> float | None:
     """A score as a number; None for nothing, or no finite one. ValueError or TypeError where it is something else."""
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -3,23 +3,24 @@
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from vidtron.config.foreign_json import parse_json
 from vidtron.config.storage import writing
 from vidtron.data.building.build_state import BuildError, BuildState, Part, Progress, Skipped, made_in_order
-from vidtron.data.building.captions import token_counter
+from vidtron.data.building.captions import Words, read_words, token_counter
 from vidtron.data.building.probe import probe_media
-from vidtron.data.building.scores import PREFIX, score_of
+from vidtron.data.building.scores import scores_among
 from vidtron.data.building.shard_writer import STATE_FOLDER, BuildResult
+from vidtron.data.building.tar_sources import ACCEPTED, TarSource, expand, is_folder, is_tar_name, tars_of
 from vidtron.data.decoding.pyav import UndecodableError
-from vidtron.data.shards.sample import CAPTION_EXTENSION, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, IndexRow
+from vidtron.data.shards.index_schema import CAPTION_KEY
+from vidtron.data.shards.sample import CAPTION_EXTENSION, IndexRow, media_of
 from vidtron.data.shards.shard_reader import read_at
 
 _STATE_FOLDER = ".index"
+_MOST_TOLD = 5
 # As webdataset does: a key ends at the first full stop after the last slash.
 _MEMBER = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
 
@@ -34,6 +35,10 @@ class IndexOptions:
     """Local folder of a transformers tokenizer, which counts the tokens of captions."""
     scores: tuple[str, ...] = ()
     """Entries of the json members that are scores, besides those whose names start with "score"."""
+    caption_key: str | None = None
+    """Where the json members have the captions (see `caption_at`); None: the txt members have them."""
+    tars: tuple[Path, ...] | None = None
+    """The tars of the folder that are indexed; None: all."""
 
 
 @dataclass
@@ -57,16 +62,17 @@ class _End:
 def index_shards(options: IndexOptions, progress: Progress | None = None) -> BuildResult:
     """Write the index of a folder of tars; every clip is decoded once. An older index is replaced at the end.
 
-    What cannot be used is left out and named in skipped.jsonl: samples without video or caption, captions that are
-    no UTF-8, clips that cannot be decoded, keys that were there before. Of a tar that ends early the whole samples
-    are kept.
+    What cannot be used is left out and named in skipped.jsonl: tars that cannot be read at random, samples without
+    video or caption, captions that are no UTF-8, clips that cannot be decoded, keys that were there before. Of a tar
+    that ends early the whole samples are kept. Samples whose json cannot be used are kept without it, and named in
+    flawed.jsonl.
 
     Raises:
-        BuildError: the folder holds no tars, none with a usable sample, or an unfinished build.
+        BuildError: the folder holds no tars that can be indexed, none with a usable sample, or an unfinished build.
         StorageError: the index cannot be written; nothing is changed.
     """
     progress = progress or Progress()
-    shards = _shards(options)
+    shards, unusable = _shards(options)
     try:
         count_tokens = token_counter(options.tokenizer)
     except ValueError as error:
@@ -75,16 +81,18 @@ def index_shards(options: IndexOptions, progress: Progress | None = None) -> Bui
     try:
         with writing(options.folder, "make room there"):
             state.folder.mkdir(exist_ok=True)
-            number, scores = _write_parts(state, shards, options, count_tokens, progress)
-            header, left_out = state.finish(number, scores, {})
+            number, scores = _write_parts(state, shards, unusable, options, count_tokens, progress)
+            extra = {} if options.caption_key is None else {CAPTION_KEY: options.caption_key}
+            header, left_out, flawed = state.finish(number, scores, extra)
     finally:
         shutil.rmtree(state.folder, ignore_errors=True)
-    return BuildResult(header["samples"], len(header["shards"]), left_out, 0.0)
+    return BuildResult(header["samples"], len(header["shards"]), left_out, 0.0, flawed=flawed)
 
 
 def _write_parts(
     state: BuildState,
     shards: list[Path],
+    unusable: Sequence[Skipped],
     options: IndexOptions,
     count_tokens: Callable[[str], int | None],
     progress: Progress,
@@ -93,25 +101,32 @@ def _write_parts(
     progress.begin(0, 0)
     scores = dict.fromkeys(options.scores, False)
     rows: list[IndexRow] = []
-    skipped: list[Skipped] = []
+    skipped = list(unusable)
+    for one in unusable:
+        progress.piece(one)
+    flawed: list[Skipped] = []
     number = 0
-    with made_in_order(lambda found: _row(found, options.scores), _samples(shards), options.workers) as made:
+    words = {CAPTION_EXTENSION} | ({"json"} if options.caption_key is not None else set())
+    with made_in_order(lambda found: _row(found, options), _samples(shards, words), options.workers) as made:
         for found, future in made:
             if isinstance(found, _End):
                 if found.problem:
                     skipped.append(Skipped("", str(found.shard), found.problem))
-                state.write(number, Part(found.shard.name, found.shard.stat().st_size, skipped, rows))
+                state.write(number, Part(found.shard.name, found.shard.stat().st_size, skipped, rows, flawed))
                 progress.shard(found.shard.name, len(rows))
-                number, rows, skipped = number + 1, [], []
+                number, rows, skipped, flawed = number + 1, [], [], []
                 continue
             try:
-                row, caption = future.result()
+                row, said = future.result()
             except UndecodableError as error:
                 skipped.append(Skipped(found.key, f"{found.shard}/{found.key}", str(error)))
                 progress.piece(skipped[-1])
                 continue
             scores.update(dict.fromkeys(row.scores, True))
-            rows.append(replace(row, caption_tokens=count_tokens(caption)))
+            rows.append(replace(row, caption_tokens=count_tokens(said.caption)))
+            if said.flaw:
+                flawed.append(Skipped(found.key, f"{found.shard}/{found.key}", said.flaw))
+                progress.flawed(flawed[-1])
             progress.piece(None)
     absent = [name for name, there in scores.items() if not there]
     if absent:
@@ -120,22 +135,78 @@ def _write_parts(
     return number, list(scores)
 
 
-def _shards(options: IndexOptions) -> list[Path]:
+def folders_of(arguments: Sequence[str]) -> tuple[dict[Path, tuple[Path, ...] | None], list[Skipped]]:
+    """(folders with the tars to be indexed in each, None for all; what lies in no folder and so cannot be indexed).
+
+    Args:
+        arguments: folders, tars, and what webdataset takes for them (see `tar_sources.expand`).
+
+    Raises:
+        BuildError: an argument cannot be expanded or names a file that is not there, or nothing lies in a folder.
+    """
+    folders: dict[Path, tuple[Path, ...] | None] = {}
+    elsewhere: list[Skipped] = []
+    for argument in arguments:
+        if is_folder(argument) or _is_plain_name(argument):
+            folders[Path(argument)] = None
+            continue
+        for source in expand(argument):
+            if source.path is None:
+                elsewhere.append(Skipped("", source.name, source.not_random()))
+                continue
+            named = folders.setdefault(source.path.parent, ())
+            if named is not None:
+                folders[source.path.parent] = tuple(dict.fromkeys((*named, source.path)))
+    if not folders:
+        raise BuildError("; ".join(f"{one.path}: {one.reason}" for one in elsewhere[:_MOST_TOLD]))
+    return folders, elsewhere
+
+
+def _is_plain_name(argument: str) -> bool:
+    """Whether an argument that is no file can only be meant as a folder."""
+    return not (any(sign in argument for sign in ("{", ":")) or is_tar_name(argument) or Path(argument).is_file())
+
+
+def _shards(options: IndexOptions) -> tuple[list[Path], list[Skipped]]:
+    """(tars to be indexed, those that cannot be)."""
     folder = options.folder
     if not folder.is_dir():
-        raise BuildError(f"{folder}: no such folder; accepted: a folder of .tar files")
+        raise BuildError(f"{folder}: no such folder; accepted: a folder of .tar files, {ACCEPTED}")
     if options.workers < 1:
         raise BuildError(f"--workers {options.workers}: accepted: 1 or more")
     if (folder / STATE_FOLDER).exists():
         raise BuildError(f"{folder}: holds an unfinished build; run its command, tools/build_shards.py, again")
-    shards = sorted(path for path in folder.glob("*.tar") if path.is_file() and not path.name.startswith("."))
+    tars = tars_of(folder) if options.tars is None else [TarSource(str(path), path) for path in options.tars]
+    shards: list[Path] = []
+    unusable: list[Skipped] = []
+    for tar in tars:
+        assert tar.path is not None
+        why = _not_indexed(tar)
+        if why:
+            unusable.append(Skipped("", tar.name, why))
+        else:
+            shards.append(tar.path)
     if not shards:
-        raise BuildError(f"{folder}: holds no shards; accepted: a folder of .tar files")
-    return shards
+        told = "; ".join(f"{one.path}: {one.reason}" for one in unusable[:_MOST_TOLD])
+        more = f"; and {len(unusable) - _MOST_TOLD} more" if len(unusable) > _MOST_TOLD else ""
+        found = f" that can be indexed; {told}{more}" if unusable else "; accepted: a folder of .tar files"
+        raise BuildError(f"{folder}: holds no shards{found}")
+    return shards, unusable
 
 
-def _samples(shards: list[Path]) -> Iterator[_Found | _End]:
-    """All samples of all shards, each shard followed by its end."""
+def _not_indexed(tar: TarSource) -> str:
+    try:
+        why = tar.not_random()
+    except OSError as error:
+        return str(error)
+    assert tar.path is not None
+    if not why and tar.path.suffix != ".tar":
+        why = "it is not compressed; accepted: under a name that ends in .tar"
+    return why
+
+
+def _samples(shards: list[Path], words: Collection[str]) -> Iterator[_Found | _End]:
+    """All samples of all shards, each shard followed by its end; `words`: members that may have a caption."""
     keys: set[str] = set()
     for shard in shards:
         members, problem = _members(shard)
@@ -150,7 +221,7 @@ def _samples(shards: list[Path]) -> Iterator[_Found | _End]:
                 keys.add(key)
             found.members[extension] = (offset, size)
         if found is not None:
-            if problem and (_media(found) is None or CAPTION_EXTENSION not in found.members):
+            if problem and (media_of(found.members) is None or not found.members.keys() & words):
                 found.problem = f"its shard ends inside it ({problem})"
             yield found
         yield _End(shard, problem and f"the shard ends early ({problem}); its whole samples before are kept")
@@ -176,54 +247,26 @@ def _members(shard: Path) -> tuple[list[tuple[str, str, int, int]], str]:
     return members, "" if ended else "it has no end mark"
 
 
-def _media(found: _Found) -> str | None:
-    """Extension of the sample's video or, without one, of its image."""
-    for extensions in (VIDEO_EXTENSIONS, IMAGE_EXTENSIONS):
-        for extension in found.members:
-            if extension in extensions:
-                return extension
-    return None
-
-
-def _row(found: _Found | _End, listed: tuple[str, ...]) -> tuple[IndexRow, str]:
-    """(row of the index, caption) of a sample; UndecodableError where it cannot be used, or is none."""
+def _row(found: _Found | _End, options: IndexOptions) -> tuple[IndexRow, Words]:
+    """(row of the index, caption and json) of a sample; UndecodableError where it cannot be used, or is none."""
     if isinstance(found, _End):
         raise UndecodableError("no sample")
-    media = _media(found)
+    media = media_of(found.members)
     if found.problem:
         raise UndecodableError(found.problem)
     if media is None:
         raise UndecodableError(f"it has no video or image, only .{', .'.join(found.members)}")
-    if CAPTION_EXTENSION not in found.members:
-        raise UndecodableError("it has no caption (.txt)")
     members = {name: found.members[name] for name in (media, CAPTION_EXTENSION, "json") if name in found.members}
     try:
         with found.shard.open("rb") as file:
             content = {name: read_at(file.fileno(), *place) for name, place in members.items()}
-        caption = content[CAPTION_EXTENSION].decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise UndecodableError(f"its caption is no UTF-8 ({error})") from error
-    except OSError as error:
+        words = read_words(content.get(CAPTION_EXTENSION), content.get("json"), options.caption_key)
+        scores = scores_among(words.entries, options.scores)
+    except (OSError, ValueError) as error:
         raise UndecodableError(str(error)) from error
-    if not caption:
-        raise UndecodableError("its caption is empty")
-    scores = _scores(content.get("json"), listed)
+    if words.in_json:
+        members[CAPTION_EXTENSION] = members["json"]  # which says that it is to be looked for there
+    if not words.whole:
+        members.pop("json", None)
     clip = probe_media(content[media], media)
-    return IndexRow(found.shard.name, found.key, media, members, clip, len(caption), scores=scores), caption
-
-
-def _scores(about: bytes | None, listed: tuple[str, ...]) -> dict[str, float | None]:
-    """Numbers of a json member that are scores."""
-    try:
-        entries: Any = parse_json(about) if about else {}
-    except ValueError as error:
-        raise UndecodableError(f"its .json is no JSON ({error})") from error
-    scores: dict[str, float | None] = {}
-    for name, value in entries.items() if isinstance(entries, dict) else ():
-        if name in listed or name.startswith(PREFIX):
-            try:
-                scores[name] = score_of(value)
-            except (TypeError, ValueError):
-                if name in listed:
-                    raise UndecodableError(f"its {name} is no number: {value!r}") from None
-    return scores
+    return IndexRow(found.shard.name, found.key, media, members, clip, len(words.caption), scores=scores), words

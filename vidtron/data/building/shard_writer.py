@@ -6,47 +6,47 @@ lines of its samples and the clips that were skipped.
 """
 
 import hashlib
-import io
 import json
-import os
-import tarfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vidtron.config.storage import writing
 from vidtron.data.building.build_state import (
+    FLAWED_NAME,
+    SKIPPED_NAME,
     BuildError,
     BuildState,
-    Part,
     Progress,
     Skipped,
     made_in_order,
-    read_skipped,
+    read_named,
     write_atomically,
 )
 from vidtron.data.building.captions import token_counter
-from vidtron.data.building.clip_source import SourceClip, list_clips
-from vidtron.data.building.pieces import Piece, list_pieces
-from vidtron.data.building.probe import probe_media
-from vidtron.data.building.scores import score_names, score_of
-from vidtron.data.building.transcode import Edit, remux, transcode
-from vidtron.data.decoding.pyav import UndecodableError, opened
+from vidtron.data.building.clip_source import list_clips
+from vidtron.data.building.pieces import Cutter, Piece, list_pieces
+from vidtron.data.building.scores import score_names, score_of, scores_among
+from vidtron.data.building.shard_file import Facts, StoredCodec, make_piece, shard_name, write_shard
+from vidtron.data.building.tar_clips import list_tar_clips
+from vidtron.data.building.tar_sources import TarSource, tars_of_folder, tars_or_clips
+from vidtron.data.building.transcode import Edit
 from vidtron.data.shards.index_file import missing, read_header
 from vidtron.data.shards.index_schema import INDEX_NAME, OLD_INDEX_NAME
-from vidtron.data.shards.sample import CAPTION_EXTENSION, ClipFacts, IndexRow
 
 STATE_FOLDER = ".build"
-StoredCodec = Literal["copy", "vp9", "h264", "mjpeg"]
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """What is to be built."""
 
-    source: Path
+    source: Path | tuple[str, ...]
+    """A folder of clips, a table, or a folder of tars; or what a command line names: one of these, or tars (see
+    `tar_sources.expand`). Commands are run for the latter only."""
     output: Path
     codec: StoredCodec
     edit: Edit = field(default_factory=Edit)
@@ -56,7 +56,10 @@ class BuildOptions:
     tokenizer: Path | None = None
     """Local folder of a transformers tokenizer, which counts the tokens of captions."""
     scores: tuple[str, ...] = ()
-    """Columns of a table that are scores, besides those whose names start with "score"."""
+    """Columns of a table, or entries of json members, that are scores, besides those whose names start with
+    "score"."""
+    caption_key: str | None = None
+    """Where the captions stand in json files or members (see `captions.read_words`), or which column of a table."""
 
 
 @dataclass(frozen=True)
@@ -68,58 +71,145 @@ class BuildResult:
     skipped: list[Skipped]
     left_over_seconds: float
     already_complete: bool = False
+    flawed: list[Skipped] = field(default_factory=list)
+    """Samples that were taken though their json cannot be used."""
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildResult:
     """Build all shards and the index, or finish what an earlier call began.
 
     Raises:
-        BuildError: the arguments contradict each other, or those of an earlier build in the same folder.
+        BuildError: the arguments contradict each other, or those of an earlier build in the same folder; or tars that
+            are named are not there.
         SourceError: the input holds no clips.
         StorageError: shards or index cannot be written; finished shards stay.
     """
     progress = progress or Progress()
     _check(options)
-    clips = list_clips(options.source)
-    facts = _CaptionFacts.of(clips, options)
+    try:
+        count_tokens = token_counter(options.tokenizer)
+    except ValueError as error:
+        raise BuildError(str(error)) from error
+    source = options.source
+    tars = tars_of_folder(source) if isinstance(source, Path) else tars_or_clips(source)
+    if tars is not None:
+        return TarBuild(options, tars, count_tokens, progress).run()
+    clips = list_clips(source if isinstance(source, Path) else Path(source[0]), options.caption_key)
+    try:
+        names = score_names((clip.extra for clip in clips), options.scores)
+    except ValueError as error:
+        raise BuildError(str(error)) from error
+    facts = Facts(count_tokens, lambda extra: {name: score_of(extra.get(name)) for name in names})
     pieces, left_over = list_pieces(clips, options.edit, options.cut_seconds)
-    arguments = _arguments(options, pieces)
+    arguments = _arguments(options, "clips of --input", f"{len(pieces)} samples, {_digest(pieces)}")
     state = BuildState(options.output, STATE_FOLDER)
     if _is_complete(state, arguments):
-        header = read_header(options.output)
-        shards = len(header["shards"])
-        return BuildResult(header["samples"], shards, read_skipped(options.output), left_over, already_complete=True)
-    runs = [pieces[i : i + options.samples_per_shard] for i in range(0, len(pieces), options.samples_per_shard)]
+        return _complete(options.output, left_over)
+    size = options.samples_per_shard
+    runs = [pieces[i : i + size] for i in range(0, len(pieces), size)]
     done = {number for number in range(len(runs)) if state.read(number) is not None}
     progress.begin(len(pieces), sum(len(runs[number]) for number in done))
     due = [piece for number, run in enumerate(runs) if number not in done for piece in run]
     with (
-        writing(options.output, "make room there; the same command goes on from the last finished shard"),
-        made_in_order(lambda piece: _make(piece, options.codec), due, options.workers) as made,
+        _writing(options.output),
+        made_in_order(lambda piece: make_piece(piece, options.codec), due, options.workers) as made,
     ):
         for number, run in enumerate(runs):
             if number not in done:
-                part = _write_shard(options.output, shard_name(number), run, made, facts, progress)
+                part, _ = write_shard(options.output, shard_name(number), islice(made, len(run)), facts, progress)
                 state.write(number, part)
                 progress.shard(part.shard, len(part.rows))
-        header, skipped = state.finish(len(runs), facts.scores, {"build": arguments})
-    return BuildResult(header["samples"], len(header["shards"]), skipped, left_over)
+        header, skipped, flawed = state.finish(len(runs), names, {"build": arguments})
+    return BuildResult(header["samples"], len(header["shards"]), skipped, left_over, flawed=flawed)
 
 
-@dataclass(frozen=True)
-class _CaptionFacts:
-    """Finds what the index says of a sample besides its clip."""
+class TarBuild:
+    """A build from tars, which are read once, from their beginning to their end: what is in them is not known before.
 
-    count_tokens: Callable[[str], int | None]
-    scores: list[str]
+    Going on with one, it reads again what the finished shards hold, and makes nothing of it.
+    """
 
-    @classmethod
-    def of(cls, clips: list[SourceClip], options: BuildOptions) -> "_CaptionFacts":
-        try:
-            scores = score_names((clip.extra for clip in clips), options.scores)
-            return cls(token_counter(options.tokenizer), scores)
-        except ValueError as error:
-            raise BuildError(str(error)) from error
+    def __init__(
+        self,
+        options: BuildOptions,
+        tars: Sequence[TarSource],
+        count_tokens: Callable[[str], int | None],
+        progress: Progress,
+    ) -> None:
+        self.options = options
+        self.tars = tars
+        self.facts = Facts(count_tokens, lambda extra: scores_among(extra, options.scores))
+        self.progress = progress
+        self.cutter = Cutter(options.edit, options.cut_seconds)
+        self.state = BuildState(options.output, STATE_FOLDER)
+
+    def run(self) -> BuildResult:
+        """See `build`."""
+        options, state = self.options, self.state
+        sizes = [tar.path.stat().st_size if tar.path else None for tar in self.tars]
+        names = [tar.name for tar in self.tars]
+        digest = hashlib.blake2b(repr([names, sizes]).encode(), digest_size=16).hexdigest()
+        arguments = _arguments(options, "tars of --input", f"{len(names)} tars, {digest}")
+        if _is_complete(state, arguments):
+            return _complete(options.output, 0.0)
+        pieces = self._pieces()
+        number = self._pass_over_finished(pieces)
+        with (
+            _writing(options.output),
+            made_in_order(lambda piece: make_piece(piece, options.codec), pieces, options.workers) as made,
+        ):
+            while True:
+                run = islice(made, options.samples_per_shard)
+                part, count = write_shard(options.output, shard_name(number), run, self.facts, self.progress)
+                if count:
+                    state.write(number, part)
+                    self.progress.shard(part.shard, len(part.rows))
+                    number += 1
+                if count < options.samples_per_shard:
+                    break
+            header, skipped, flawed = state.finish(number, self._scores(number), {"build": arguments})
+        left_over = self.cutter.left_over
+        return BuildResult(header["samples"], len(header["shards"]), skipped, left_over, flawed=flawed)
+
+    def _pieces(self) -> Iterator[Piece]:
+        for clip in list_tar_clips(self.tars, self.options.caption_key):
+            yield from self.cutter.pieces(clip)
+
+    def _pass_over_finished(self, pieces: Iterator[Piece]) -> int:
+        """Number of the first shard that is not finished; `pieces` goes on behind those before it."""
+        number = 0
+        while (part := self.state.read(number)) is not None:
+            again = sorted(piece.key for piece in islice(pieces, self.options.samples_per_shard))
+            if again != sorted([row.key for row in part.rows] + [one.key for one in part.skipped]):
+                raise BuildError(
+                    f"--output {self.options.output}: holds a build of other samples than --input gives now; "
+                    "accepted: the same, or another folder"
+                )
+            number += 1
+        self.progress.begin(0, number * self.options.samples_per_shard)
+        return number
+
+    def _scores(self, parts: int) -> list[str]:
+        """Names of all scores that samples have."""
+        rows = (row for part in self.state.parts(parts) for row in part.rows)
+        found = dict.fromkeys(name for row in rows for name in row.scores)
+        absent = [name for name in self.options.scores if name not in found]
+        if absent:
+            accepted = "accepted: names of numbers in the json members"
+            raise BuildError(f"--scores {' '.join(absent)}: no sample has it; {accepted}")
+        return list(found)
+
+
+def _writing(output: Path) -> AbstractContextManager[None]:
+    """Around what writes shards, records of them and the index."""
+    return writing(output, "make room there; the same command goes on from the last finished shard")
+
+
+def _complete(output: Path, left_over: float) -> BuildResult:
+    """What a build finds that is finished."""
+    header = read_header(output)
+    skipped, flawed = (read_named(output, name) for name in (SKIPPED_NAME, FLAWED_NAME))
+    return BuildResult(header["samples"], len(header["shards"]), skipped, left_over, True, flawed)
 
 
 def _check(options: BuildOptions) -> None:
@@ -143,13 +233,18 @@ def _check(options: BuildOptions) -> None:
         )
 
 
-def _arguments(options: BuildOptions, pieces: list[Piece]) -> dict[str, Any]:
-    """What must be the same when a build is continued."""
+def _digest(pieces: Sequence[Piece]) -> str:
+    """Hash of what is to be built."""
     digest = hashlib.blake2b(digest_size=16)
     for piece in pieces:
         path = piece.clip.path
         size = path.stat().st_size if path.is_file() else None
         digest.update(repr((piece.key, piece.clip.name, piece.clip.caption, size)).encode())
+    return digest.hexdigest()
+
+
+def _arguments(options: BuildOptions, name: str, told: str) -> dict[str, Any]:
+    """What must be the same when a build is continued; `told` of its input, under a name."""
     edit = options.edit
     return {
         "--codec": options.codec,
@@ -162,7 +257,8 @@ def _arguments(options: BuildOptions, pieces: list[Piece]) -> dict[str, Any]:
         "--samples-per-shard": options.samples_per_shard,
         "--tokenizer": options.tokenizer and str(options.tokenizer),
         "--scores": list(options.scores) or None,
-        "clips of --input": f"{len(pieces)} samples, {digest.hexdigest()}",
+        "--caption-key": options.caption_key,
+        name: told,
     }
 
 
@@ -191,99 +287,3 @@ def _is_complete(state: BuildState, arguments: dict[str, Any]) -> bool:
             f"--output {output}: holds a build with other arguments ({told}); accepted: the same, or another folder"
         )
     return finished
-
-
-def _make(piece: Piece, codec: StoredCodec) -> tuple[bytes, ClipFacts]:
-    """What is stored of one piece, an mp4 or the image as it is, and its facts; UndecodableError where that is
-    impossible."""
-    if piece.problem:
-        raise UndecodableError(piece.problem)
-    clip = piece.clip
-    try:
-        if not clip.image and (piece.edit.changes() or (codec != "copy" and _codec_in_mp4(clip.path) != codec)):
-            assert codec != "copy"
-            content = transcode(clip.path, piece.edit, codec)
-        else:
-            content = clip.path.read_bytes()
-            if not clip.image and _codec_in_mp4(content) is None:
-                content = remux(content)
-    except OSError as error:
-        raise UndecodableError(str(error)) from error
-    return content, probe_media(content, clip.media)
-
-
-def _codec_in_mp4(source: Path | bytes) -> str | None:
-    """Codec of an mp4's video; None for any other container."""
-    with opened(source) as (container, stream):
-        return str(stream.codec_context.codec.canonical_name) if "mp4" in container.format.name.split(",") else None
-
-
-def _write_shard(
-    output: Path,
-    name: str,
-    run: list[Piece],
-    made: Iterator[tuple[Piece, Future[tuple[bytes, ClipFacts]]]],
-    facts: _CaptionFacts,
-    progress: Progress,
-) -> Part:
-    """Write one shard from the next results."""
-    temporary = output / f".{name}.tmp"
-    rows: list[IndexRow] = []
-    skipped: list[Skipped] = []
-    try:
-        with temporary.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-                for _ in run:
-                    piece, future = next(made)
-                    try:
-                        content, clip = future.result()
-                    except UndecodableError as error:
-                        skipped.append(Skipped(piece.key, str(piece.clip.path), str(error)))
-                        progress.piece(skipped[-1])
-                        continue
-                    rows.append(_add_sample(tar, name, piece, content, clip, facts))
-                    progress.piece(None)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    size = temporary.stat().st_size if rows else 0
-    if rows:
-        temporary.replace(output / name)
-    else:
-        temporary.unlink()
-    return Part(name, size, skipped, rows)
-
-
-def _add_sample(
-    tar: tarfile.TarFile, shard: str, piece: Piece, content: bytes, clip: ClipFacts, facts: _CaptionFacts
-) -> IndexRow:
-    about = {**clip.as_json(), "source": piece.clip.name, "start": piece.edit.start, **piece.clip.extra}
-    caption = piece.clip.caption or ""
-    members = {}
-    for extension, data in (
-        (piece.clip.media, content),
-        (CAPTION_EXTENSION, caption.encode()),
-        ("json", json.dumps(about, ensure_ascii=False, default=str).encode()),
-    ):
-        info = tarfile.TarInfo(f"{piece.key}.{extension}")
-        info.size = len(data)
-        tar.addfile(info, io.BytesIO(data))
-        padded = (len(data) + tarfile.BLOCKSIZE - 1) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
-        members[extension] = (tar.offset - padded, len(data))
-    return IndexRow(
-        shard,
-        piece.key,
-        piece.clip.media,
-        members,
-        clip,
-        len(caption),
-        facts.count_tokens(caption),
-        {name: score_of(piece.clip.extra.get(name)) for name in facts.scores},
-    )
-
-
-def shard_name(number: int) -> str:
-    """File name of a shard."""
-    return f"shard-{number:06d}.tar"

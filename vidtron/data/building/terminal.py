@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vidtron.config.arguments import MOST_WORKERS, number_in, path_name
-from vidtron.data.building.build_state import SKIPPED_NAME, Progress, Skipped
+from vidtron.config.arguments import MOST_WORKERS, number_in, path_name, text
+from vidtron.data.building.build_state import FLAWED_NAME, SKIPPED_NAME, Progress, Skipped
 
 
 class TerminalProgress(Progress):
@@ -25,7 +25,8 @@ class TerminalProgress(Progress):
     def begin(self, pieces: int, done: int) -> None:
         self.bar = tqdm(total=pieces or None, initial=done, unit="clip", disable=None if self.shown else True)
         if done:
-            self.bar.write(f"{done} of {pieces} clips were done before", file=sys.stderr)
+            of = f" of {pieces}" if pieces else ""
+            self.bar.write(f"{done}{of} clips were done before", file=sys.stderr)
 
     def piece(self, skipped: Skipped | None) -> None:
         self.sample(None if skipped is None else f"{skipped.path}: {skipped.reason}")
@@ -36,6 +37,10 @@ class TerminalProgress(Progress):
         if problem is not None:
             self.bar.write(f"skipped {problem}", file=sys.stderr)
         self.bar.update()
+
+    def flawed(self, flaw: Skipped) -> None:
+        assert self.bar is not None
+        self.bar.write(f"kept {flaw.path}: {flaw.reason}", file=sys.stderr)
 
     def shard(self, name: str, samples: int) -> None:
         assert self.bar is not None
@@ -49,8 +54,16 @@ class TerminalProgress(Progress):
 
 
 def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    """--tokenizer, --scores, --workers and --strict."""
+    """--caption-key, --tokenizer, --scores, --workers and --strict."""
     group = parser.add_argument_group("index")
+    group.add_argument(
+        "--caption-key",
+        type=text,
+        metavar="KEY",
+        help="where the json of each sample has its caption: the name of an entry, or names inside of one another "
+        "joined by full stops (captions.long, captions.0); where the json has none, the txt is taken, and the sample "
+        "named. Of a table: the column",
+    )
     group.add_argument(
         "--tokenizer",
         type=path_name,
@@ -74,8 +87,10 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a clip was skipped")
 
 
-def report(folder: Path, samples: int, shards: int, skipped: int) -> None:
+def report(folder: Path, samples: int, shards: int, skipped: int, flawed: int) -> None:
     """Print what the folder holds now."""
     print(f"{folder}: {samples} samples, shards: {shards}")
     if skipped:
         print(f"{skipped} clips skipped; {folder / SKIPPED_NAME} names them")
+    if flawed:
+        print(f"{flawed} clips kept though their json is not as it should be; {folder / FLAWED_NAME} names them")

@@ -6,6 +6,7 @@ Shapes: H height, W width, C colours.
 import bisect
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,7 +44,9 @@ def opened(source: Any, max_pixels: int = LARGEST_SIDE**2) -> Iterator[tuple[Any
             if problem := claim_problem(*claimed_size(file), 0, 0.0):
                 raise UndecodableError(problem)
         with av.open(
-            io.BytesIO(source) if isinstance(source, bytes) else str(source), options=limits, metadata_errors="replace"
+            io.BytesIO(source) if isinstance(source, bytes) else _file_name(source),
+            options=limits,
+            metadata_errors="replace",
         ) as container:
             if not container.streams.video:
                 raise UndecodableError("there is no video in it")
@@ -61,6 +64,11 @@ def opened(source: Any, max_pixels: int = LARGEST_SIDE**2) -> Iterator[tuple[Any
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
         raise UndecodableError(error.strerror or type(error).__name__) from error
+
+
+def _file_name(path: Any) -> str:
+    """A path that FFmpeg takes for one: a relative "concat:a" or "http:b" would be something else to it."""
+    return os.path.join(".", path)
 
 
 @contextmanager

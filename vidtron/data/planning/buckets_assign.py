@@ -31,6 +31,7 @@ class Dropped(IntEnum):
     TOO_SHORT = -2
     NO_IMAGES = -3
     NOT_KEPT = -4
+    NOT_BY_SAT = -5
 
 
 REASONS = {
@@ -38,6 +39,7 @@ REASONS = {
     Dropped.TOO_SHORT: "too short: fewer frames than any bucket asks for",
     Dropped.NO_IMAGES: "images, and no bucket of one frame takes them",
     Dropped.NOT_KEPT: "not kept: drawn out by the keep probabilities",
+    Dropped.NOT_BY_SAT: "not taken by SAT's rule: too short, or fewer frames a second than --fps",
 }
 
 

@@ -83,6 +83,6 @@ def _add_losses(one: BucketStatistics, plan: Plan, data: DataConfig, rows: NDArr
     # Clips are resized until they cover the size, then cropped.
     scale = np.maximum(size.height / height, size.width / width)
     one.cut += float((1 - size.height * size.width / (height * width * scale**2)).sum())
-    duration = frames if data.fps is None else plan.index.take("duration", rows)
-    available = available_frames_of(frames, duration, data.fps, data.frame_interval)
+    clip_fps = frames if data.fps is None else plan.index.take("fps", rows)
+    available = available_frames_of(frames, clip_fps, data.fps, data.frame_interval)
     one.padded += float((np.maximum(0, size.num_frames - available) / size.num_frames).sum())

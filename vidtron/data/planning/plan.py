@@ -22,7 +22,13 @@ from vidtron.data.planning.buckets_draws import hashed, key_of
 from vidtron.data.planning.epoch import EmptyPlanError, Schedule
 from vidtron.data.planning.order import Order, sources_of
 from vidtron.data.planning.report import BucketReport, PlanReport, report_warnings
-from vidtron.data.planning.windows import available_frames_of, frame_numbers, opensora_frame_numbers
+from vidtron.data.planning.windows import (
+    available_frames_of,
+    frame_numbers,
+    opensora_frame_numbers,
+    sat_frame_numbers,
+    sat_gives_frames,
+)
 from vidtron.data.shards.index import ShardIndex
 
 Ints = NDArray[np.int64]
@@ -73,7 +79,7 @@ class Plan:
             data: everything else.
             seed: of all draws.
             fit: tells costs for reports.
-            sequential: the order of the index and the middle of each clip, for evaluation.
+            sequential: the order of the index and, but for SAT's rule, the middle of each clip, for evaluation.
             weights: share of each folder in an epoch; None: the folders as one.
             fixed_windows: a sample shows the same frames in every epoch.
         """
@@ -84,8 +90,9 @@ class Plan:
         self._data = data
         self._fit = fit
         self._sequential = sequential
-        self._fixed_windows = fixed_windows and data.clip_window == "random"  # the middle is fixed anyway
+        self._fixed_windows = fixed_windows and data.clip_window == "random"  # the others are fixed anyway
         self._interval = data.frame_interval
+        self._sat = data.clip_window == "sat"
         self._opensora = self._bucketed and data.bucket_rule == "opensora"
         if self._opensora:
             self._rule = Rule.opensora(table, seed, self._interval)
@@ -97,7 +104,7 @@ class Plan:
             self._order,
             self._assign,
             np.array([bucket.batch_size or 1 for bucket in self.buckets]),
-            keeps_all=not self._bucketed and data.short_clip != "skip",
+            keeps_all=not self._bucketed and data.short_clip != "skip" and not self._sat,
             fixed=not self._bucketed or self._rule.is_fixed(),
             keep_order=sequential,
         )
@@ -121,7 +128,7 @@ class Plan:
             data: the configuration; with `sequential`, without its buckets.
             seed: of all draws.
             fit: what the model takes; needed with buckets.
-            sequential: the order of the index and the middle of each clip, for evaluation.
+            sequential: the order of the index and, but for SAT's rule, the middle of each clip, for evaluation.
             weights: share of each folder in an epoch, adding up to 1; None: the folders as one.
             fixed_windows: a sample shows the same frames in every epoch.
 
@@ -210,6 +217,9 @@ class Plan:
         centre = self._sequential or self._data.clip_window == "centre"
         if clip.frames == 1:
             return [0] * num_frames
+        if self._sat:
+            assert self._data.fps is not None
+            return sat_frame_numbers(clip.frames, clip.fps, num_frames, self._data.fps)
         if self._opensora and not centre:
             key: object = self.index[sample.row].key if self._fixed_windows else sample.position
             generator = random.Random(key_of("opensora crop", self.seed, key))
@@ -268,6 +278,8 @@ class Plan:
                 told = f"the {report.samples} clips in {folders} fill no global batch of any bucket"
                 told += f"; {report.left_over} find a bucket" if report.left_over else ""
                 return [told + reasons]
+            if self._sat:
+                return [f"none of the {report.samples} clips in {folders} gives frames by SAT's rule{reasons}"]
             rate = "" if self._data.fps is None else f" at {self._data.fps:g} frames a second"
             return [f"none of the {report.samples} clips in {folders} has {size.num_frames} frames{rate}"]
         return []
@@ -276,8 +288,13 @@ class Plan:
         if self._schedule.keeps_all:
             return np.zeros(len(rows), np.int64)
         frames = self.index.take("frames", rows).astype(np.int64)
-        duration = frames if self._data.fps is None else self.index.take("duration", rows)
-        available = available_frames_of(frames, duration, self._data.fps, self._interval)
+        if self._sat:
+            assert self._data.fps is not None
+            clip_fps, num_frames = self.index.take("fps", rows), self.buckets[0].size.num_frames
+            given = (frames == 1) | sat_gives_frames(frames, clip_fps, num_frames, self._data.fps)
+            return np.where(given, 0, int(Dropped.NOT_BY_SAT))
+        clip_fps = frames if self._data.fps is None else self.index.take("fps", rows)
+        available = available_frames_of(frames, clip_fps, self._data.fps, self._interval)
         if not self._bucketed:
             return np.where(available >= self.buckets[0].size.num_frames, 0, int(Dropped.TOO_SHORT))
         height, width = (self.index.take(name, rows).astype(np.int64) for name in ("height", "width"))

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from vidtron.data.shards.index import ClipFacts
 
 ShortClip = Literal["skip", "pad", "loop"]
+SAT_SKIPPED_FRAMES = 3
+"""SFTDataset's `skip_frms_num`."""
 TOLERANCE_SECONDS = 1e-3
 """Time stamps are rounded to the container's clock; frames this close to a wanted time count as on time."""
 
@@ -25,16 +27,16 @@ def available_frames(clip: ClipFacts, fps: float | None, frame_interval: int = 1
     last."""
     if fps is None:
         return (clip.frames - 1) // frame_interval + 1
-    return int((clip.duration + TOLERANCE_SECONDS) * fps) + 1
+    return int((_last_time(clip) + TOLERANCE_SECONDS) * fps) + 1
 
 
 def available_frames_of(
-    frames: NDArray[np.int64], duration: NDArray[Any], fps: float | None, frame_interval: int = 1
+    frames: NDArray[np.int64], clip_fps: NDArray[Any], fps: float | None, frame_interval: int = 1
 ) -> NDArray[np.int64]:
-    """`available_frames` of many clips."""
+    """`available_frames` of many clips; `clip_fps` counts only with `fps`."""
     if fps is None:
         return (frames - 1) // frame_interval + 1
-    return ((duration.astype(np.float64) + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
+    return (((frames - 1) / clip_fps + TOLERANCE_SECONDS) * fps).astype(np.int64) + 1
 
 
 def frame_numbers(
@@ -60,7 +62,7 @@ def frame_numbers(
             span = (num_frames - 1) * frame_interval + 1
             start = int(where * (clip.frames - span + 1))
             return list(range(start, start + span, frame_interval))
-        slack = max(0.0, clip.duration - (num_frames - 1) / fps)
+        slack = max(0.0, _last_time(clip) - (num_frames - 1) / fps)
         return [_frame_at(clip, where * slack + i / fps) for i in range(num_frames)]
     if short_clip == "skip":
         raise ValueError(f"has {available} of {num_frames} frames")
@@ -87,6 +89,62 @@ def opensora_frame_numbers(frames: int, num_frames: int, frame_interval: int, ra
     start = random.randint(0, max(0, frames - length - 1))
     end = min(start + length, frames)
     return [int(number) for number in np.linspace(start, end - 1, num_frames)]
+
+
+def sat_frame_numbers(frames: int, clip_fps: float, num_frames: int, fps: float) -> list[int]:
+    """Frames of one sample as CogVideoX's SFTDataset takes them: nothing is drawn, the first three frames are never
+    shown, and what is too short goes on with its last frame.
+
+    A clip that gives more than `num_frames` at `fps` shows the stretch of that length behind its third frame, at whole
+    steps. A shorter one that has more frames than wanted shows all but its first and last three at whole steps, and
+    any other one 4k + 1 consecutive frames.
+
+    Args:
+        frames: of the clip.
+        clip_fps: its frames a second.
+        num_frames: frames wanted.
+        fps: frames a second wanted, about.
+
+    Raises:
+        ValueError: the rule gives no frames, or frames that the clip does not have, where SFTDataset itself fails.
+    """
+    end, step = (
+        int(found[0]) for found in _sat_ranges(np.array([frames]), np.array([clip_fps], np.float64), num_frames, fps)
+    )
+    if step < 1:
+        raise ValueError(f"has {clip_fps:g} frames a second where {fps:g} are wanted")
+    numbers = list(range(SAT_SKIPPED_FRAMES, end, step))
+    if not numbers or numbers[-1] >= frames:
+        raise ValueError(f"its {frames} frames are too few")
+    return (numbers + numbers[-1:] * num_frames)[:num_frames]
+
+
+def sat_gives_frames(
+    frames: NDArray[np.int64], clip_fps: NDArray[np.float64], num_frames: int, fps: float
+) -> NDArray[np.bool_]:
+    """For which of many clips `sat_frame_numbers` raises nothing."""
+    end, step = _sat_ranges(frames, clip_fps, num_frames, fps)
+    last = end - 1 - (end - 1 - SAT_SKIPPED_FRAMES) % np.maximum(step, 1)
+    return (step > 0) & (end > SAT_SKIPPED_FRAMES) & (last < frames)
+
+
+def _sat_ranges(
+    frames: NDArray[np.int64], clip_fps: NDArray[np.float64], num_frames: int, fps: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(end, step) of each clip's range of frames from the fourth on, in SFTDataset's own order of operations."""
+    by_rate = frames / clip_fps * fps > num_frames
+    by_number = ~by_rate & (frames > num_frames)
+    inner = frames - 2 * SAT_SKIPPED_FRAMES
+    rest = inner % 4
+    end = SAT_SKIPPED_FRAMES + np.where(by_number, inner, np.where(rest == 0, inner - 3, inner - rest + 1))
+    end = np.where(by_rate, (SAT_SKIPPED_FRAMES + num_frames / fps * clip_fps).astype(np.int64), end)
+    step = np.where(by_rate | by_number, (end - SAT_SKIPPED_FRAMES) // num_frames, 1)
+    return end, np.where(by_rate, step, np.maximum(step, 1))
+
+
+def _last_time(clip: ClipFacts) -> float:
+    """Seconds from the first frame's time stamp to the last one's: a frame less than the clip's duration."""
+    return (clip.frames - 1) / clip.fps
 
 
 def _frame_at(clip: ClipFacts, seconds: float) -> int:

@@ -44,17 +44,17 @@
 
   function interval(one, place) {
     const [from, to] = [one.edges[place], one.edges[place + 1]];
-    if (one.counts.length === 1) return told(from, one.unit);
-    if (!one.whole) return `${short.format(from)} to ${told(to, one.unit)}`;
-    return to - from === 1 ? told(from, one.unit) : `${short.format(from)} to ${told(to - 1, one.unit)}`;
+    const closed = place === one.counts.length - 1 && !one.above;
+    const last = one.whole && !closed ? to - 1 : to;
+    return last === from ? told(from, one.unit) : `${short.format(from)} to ${told(last, one.unit)}`;
   }
 
   function histogram(one) {
     const { counts, below, above, edges, unit } = one;
     const all = [
-      ...(below ? [["below " + told(edges[0], unit), below, "outside"]] : []),
+      ...(below ? [[`${short.format(one.minimum)} to below ${told(edges[0], unit)}`, below, "outside"]] : []),
       ...counts.map((count, place) => [interval(one, place), count, "inside"]),
-      ...(above ? [["from " + told(edges[edges.length - 1], unit) + " on", above, "outside"]] : []),
+      ...(above ? [[`${short.format(edges[edges.length - 1])} to ${told(one.maximum, unit)}`, above, "outside"]] : []),
     ];
     const most = Math.max(...all.map((entry) => entry[1]));
     const columns = all.map(([title, count, kind]) => {
@@ -70,8 +70,8 @@
       element("figcaption", {}, one.label),
       element("div", { className: "columns", role: "img", ariaLabel: `${one.label}: ${facts}` }, ...columns),
       element("div", { className: "axis" },
-        element("span", {}, (below ? "< " : "") + short.format(edges[0])),
-        element("span", {}, (above ? "≥ " : "") + told(edges[edges.length - 1] - (one.whole && !above ? 1 : 0), unit))),
+        element("span", {}, short.format(one.minimum)),
+        element("span", {}, told(one.maximum, unit))),
       element("p", { className: "faint" }, facts));
   }
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +44,14 @@ class Histogram:
     label: str
     unit: str
     edges: tuple[float, ...]
-    """Of the bars, one more than there are bars; a bar holds its left edge and not its right one."""
+    """Of the bars, one more than there are bars. The first is the minimum where nothing lies below, the last the
+    maximum where nothing lies above. A bar holds its left edge and not its right one, but the maximum is held by the
+    last bar; of whole numbers that may be its only value."""
     counts: tuple[int, ...]
     below: int
     """Values left of the first edge."""
     above: int
-    """Values from the last edge on."""
+    """Values from the last edge on; 0 where that is the maximum."""
     missing: int
     """Rows without a value."""
     minimum: float
@@ -109,8 +112,8 @@ def index_columns(index: ShardIndex) -> list[Column]:
             whole=False,
         ),
         _index_column(index, "frames", "frames", ""),
-        _index_column(index, "fps", "frames a second", ""),
-        _index_column(index, "duration", "duration", "s"),
+        _video_column(index, "fps", "frames a second", ""),
+        _video_column(index, "duration", "duration", "s"),
         _index_column(index, "caption_characters", "caption length", "characters"),
     ]
     return columns + [_index_column(index, name, label_of(name), "") for name in index.scores]
@@ -121,6 +124,8 @@ def values_of(index: ShardIndex, rows: NDArray[np.int64]) -> dict[str, Sequence[
     names = "width height frames fps duration caption_characters".split()
     values = {name: index.take(name, rows) for name in (*names, *index.scores)}
     values["aspect_ratio"] = values["height"] / values["width"]
+    image = index.take("image", rows)
+    values |= {name: _of_videos(values[name], image) for name in ("fps", "duration")}
     return {name: column.tolist() for name, column in values.items()}
 
 
@@ -155,14 +160,14 @@ def histogram(column: Column) -> Histogram | None:
             minimum, maximum = min(minimum, float(chunk.min())), max(maximum, float(chunk.max()))
             total += float(chunk.sum(dtype=np.float64))
             values += len(chunk)
+    below, bars, above = int(counts[0]), counts[1:-1].tolist(), int(counts[-1])
     return Histogram(
         name=column.name,
         label=column.label,
         unit=column.unit,
-        edges=tuple(edges.tolist()),
-        counts=tuple(counts[1:-1].tolist()),
-        below=int(counts[0]),
-        above=int(counts[-1]),
+        **_closed(edges.tolist(), bars, None if below else minimum, None if above else maximum, column.whole),
+        below=below,
+        above=above,
         missing=rows - values,
         minimum=minimum,
         maximum=maximum,
@@ -192,6 +197,20 @@ def _edges(low: float, high: float, whole: bool) -> NDArray[np.float64]:
     return np.array([round(i * step, digits) for i in range(first, last + 1)])
 
 
+def _closed(
+    edges: list[float], counts: list[int], minimum: float | None, maximum: float | None, whole: bool
+) -> dict[str, Any]:
+    """Edges and counts of bars that begin at the minimum and end at the maximum; None: values lie beyond that end."""
+    if minimum is not None:
+        edges[0] = minimum
+    if maximum is not None:
+        if len(counts) > 1 and maximum == edges[-2] and not (whole and edges[-1] - edges[-2] == 1):
+            counts[-2:] = [sum(counts[-2:])]
+            del edges[-1]
+        edges[-1] = maximum
+    return {"edges": tuple(edges), "counts": tuple(counts)}
+
+
 def _round_step(width: float) -> float:
     power = 10.0 ** math.floor(math.log10(width))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * (1 - 1e-9))
@@ -201,6 +220,19 @@ def _index_column(index: ShardIndex, name: str, label: str, unit: str) -> Column
     pilot = _pilot(index, name)
     whole = bool(np.issubdtype(pilot.dtype, np.integer))
     return Column(name, label, unit, lambda: _chunks(index, name), pilot, whole)
+
+
+def _video_column(index: ShardIndex, name: str, label: str, unit: str) -> Column:
+    """A column that says nothing about pictures."""
+
+    def chunks() -> Iterator[NDArray]:
+        return (_of_videos(*pair) for pair in zip(_chunks(index, name), _chunks(index, "image"), strict=True))
+
+    return Column(name, label, unit, chunks, _of_videos(_pilot(index, name), _pilot(index, "image")), whole=False)
+
+
+def _of_videos(values: NDArray, image: NDArray) -> NDArray:
+    return np.where(image, np.nan, values)
 
 
 def _pilot(index: ShardIndex, name: str) -> NDArray:

@@ -17,7 +17,7 @@ import numpy as np
 from vidtron.data.errors import DamagedSampleError, ShardError
 from vidtron.data.shards import remote
 from vidtron.data.shards.index_file import IndexFile
-from vidtron.data.shards.index_schema import BUILD_COMMAND, INDEX_NAME
+from vidtron.data.shards.index_schema import BUILD_COMMAND, CAPTION_KEY, INDEX_NAME
 from vidtron.data.shards.sample import CAPTION_EXTENSION, ClipFacts, Sample, ShardFolder
 from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.data.shards.shard_reader import retried, shard_folder
@@ -184,6 +184,11 @@ class ShardIndex(Sequence[Sample]):
             for name, extension in (("media", row["media"]), ("txt", CAPTION_EXTENSION), ("json", "json"))
             if row[f"{name}_offset"] is not None
         }
+        caption_key = None
+        if members[CAPTION_EXTENSION] == members.get("json"):
+            caption_key = file.header.get(CAPTION_KEY)
+            if caption_key is not None:
+                del members[CAPTION_EXTENSION]
         return Sample(
             key=row["key"],
             shard=place / shard if isinstance(place, Path) else f"{place}/{shard}",
@@ -193,6 +198,7 @@ class ShardIndex(Sequence[Sample]):
             media=row["media"],
             caption_tokens=row["caption_tokens"],
             shard_size=file.shard_sizes[row["shard"]],
+            caption_key=caption_key,
             folder=self._readers[folder],
         )
 

@@ -20,6 +20,7 @@ from vidtron.data.shards.index_header import parse_header
 from vidtron.data.shards.index_schema import (
     BUILD_COMMAND,
     COLUMNS,
+    DURATIONS,
     FORMAT,
     HEADER_KEY,
     HEADER_SUM_KEY,
@@ -27,6 +28,7 @@ from vidtron.data.shards.index_schema import (
     OLD_INDEX_NAME,
     REBUILD_COMMAND,
     VERSION,
+    WHOLE,
     nullable,
     schema,
 )
@@ -129,12 +131,20 @@ class IndexFile:
         """
         found = self._views.get((number, name))
         if found is None:
-            column = self.batch(number).column(self._columns[name])
-            found = as_numpy(column.indices if name in self._dictionaries else column)
-            if found is None:
-                raise KeyError(name)
+            found = self._stored(number, name)
+            if name == "duration" and self.header.get(DURATIONS) != WHOLE:
+                frames = self.values(number, "frames")
+                found = np.where(frames > 1, frames / self.values(number, "fps"), found)
             if name in self._viewed:
                 self._views[number, name] = found
+        return found
+
+    def _stored(self, number: int, name: str) -> np.ndarray:
+        """As `values`, but durations as they are in the file."""
+        column = self.batch(number).column(self._columns[name])
+        found = as_numpy(column.indices if name in self._dictionaries else column)
+        if found is None:
+            raise KeyError(name)
         return found
 
     def is_dictionary(self, name: str) -> bool:
@@ -250,7 +260,7 @@ class IndexFile:
             if crc is not None and zlib.crc32(content[start:end]) != crc:
                 raise BadRowsError(f"bytes {start} to {end} are not those that were written")
             first = number * self.rows_per_batch
-            return checks.check(self.batch(number), lambda name: self.values(number, name), first)
+            return checks.check(self.batch(number), lambda name: self._stored(number, name), first)
 
         threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         with ThreadPoolExecutor(threads, thread_name_prefix="index") as pool:

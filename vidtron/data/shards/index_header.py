@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from vidtron.config.foreign_json import parse_json
+from vidtron.data.shards.index_schema import CAPTION_KEY, DURATIONS, WHOLE
 
 LONGEST_NAME = 255
 """Bytes of a file's name."""
@@ -69,6 +70,10 @@ def parse_header(content: bytes) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in scores) or len(set(scores)) < len(scores):
         raise ValueError(f"its scores are {_short(scores)}; accepted: different names")
     _check_shards(header["shards"])
+    if not isinstance(header.get(CAPTION_KEY, ""), str):
+        raise ValueError(f"its {CAPTION_KEY} is {_short(header[CAPTION_KEY])}; accepted: text")
+    if header.get(DURATIONS, WHOLE) != WHOLE:
+        raise ValueError(f"its {DURATIONS} are {_short(header[DURATIONS])}; accepted: {WHOLE}, or nothing")
     pieces = header.get("crc32", [])
     if not isinstance(pieces, list) or not all(map(_is_piece, pieces)):
         raise ValueError("its checksums are none")

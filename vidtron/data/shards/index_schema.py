@@ -10,6 +10,10 @@ OLD_INDEX_NAME = "index.jsonl"
 FORMAT, VERSION = "vidtron-shards", 2
 ROWS_PER_BATCH = 65536
 HEADER_KEY = b"header"
+CAPTION_KEY = "caption_key"
+"""Entry of the header: where in their json the captions of those rows stand whose txt is their json."""
+DURATIONS, WHOLE = "durations", "whole"
+"""Entry of the header of an index whose durations count the last frame, as earlier ones do not."""
 HEADER_SUM_KEY = b"header_crc32"
 BUILD_COMMAND = "python tools/build_shards.py --input CLIPS --output SHARDS"
 REBUILD_COMMAND = "python tools/index_shards.py FOLDER"

@@ -16,12 +16,14 @@ import pyarrow.compute as pc
 from vidtron.data.errors import ShardError
 from vidtron.data.shards.index_header import SummedFile
 from vidtron.data.shards.index_schema import (
+    DURATIONS,
     FORMAT,
     HEADER_KEY,
     HEADER_SUM_KEY,
     INDEX_NAME,
     ROWS_PER_BATCH,
     VERSION,
+    WHOLE,
     schema,
 )
 from vidtron.data.shards.sample import IMAGE_EXTENSIONS, IndexRow
@@ -106,6 +108,7 @@ class IndexWriter:
             "rows_per_batch": self._rows_per_batch,
             "scores": list(self._scores),
             "digest": self._digest.hexdigest(),
+            DURATIONS: WHOLE,
             "shards": shards,
             "crc32": self._summed.pieces,
             **(extra or {}),

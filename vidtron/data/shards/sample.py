@@ -1,15 +1,26 @@
 """One sample of a folder of shards, and what is known of it."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from vidtron.data.errors import DamagedSampleError
 from vidtron.data.shards.members import header_length, header_problem
+from vidtron.data.shards.sample_json import caption_at, parsed
 
 VIDEO_EXTENSIONS = frozenset({"mp4", "mov", "m4v", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv"})
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 CAPTION_EXTENSION = "txt"
+
+
+def media_of(extensions: Collection[str]) -> str | None:
+    """Extension of a sample's video or, without one, of its image."""
+    for kinds in (VIDEO_EXTENSIONS, IMAGE_EXTENSIONS):
+        for extension in extensions:
+            if extension in kinds:
+                return extension
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +35,7 @@ class ClipFacts:
     fps: float
     """Average frames a second."""
     duration: float
-    """Seconds from the first frame's time stamp to the last one's."""
+    """Seconds that it is shown, its last frame as long as the others: frames / fps; 0 for an image."""
     codec: str
     """FFmpeg's name of the decoder: h264, hevc, vp9, av1, mjpeg..."""
     pixel_format: str
@@ -115,6 +126,8 @@ class Sample:
     """Tokens of the caption, where a tokenizer was there to count them."""
     shard_size: int = 0
     """Bytes."""
+    caption_key: str | None = None
+    """Where the caption stands in the json (see `caption_at`); None: it is the .txt."""
     folder: ShardFolder | None = field(default=None, compare=False, repr=False)
     """Reads the shard; None: a sample that is only planned with."""
 
@@ -144,7 +157,13 @@ class Sample:
         return content[before:]
 
     def caption(self) -> str:
-        """The caption; errors as `read`, and DamagedSampleError where it is no UTF-8."""
+        """The caption; errors as `read`, and DamagedSampleError where it is no UTF-8, or not in the json."""
+        if self.caption_key is not None:
+            about = self.read("json")
+            try:
+                return caption_at(parsed(about), self.caption_key)
+            except ValueError as error:
+                raise DamagedSampleError(str(self.shard), self.key, str(error)) from error
         content = self.read(CAPTION_EXTENSION)
         try:
             return content.decode("utf-8").strip()
