@@ -15,6 +15,7 @@ from vidtron.config.world import World
 from vidtron.inference.denoiser import Denoiser
 from vidtron.models.build import build_chunks
 from vidtron.models.cogvideox.family import CogVideoXFamily
+from vidtron.models.inputs import Conditions, TextInput
 from vidtron.models.layers.rotary import angles_3d
 from vidtron.parallel import initialized
 
@@ -63,7 +64,8 @@ def our_output(rank, run, folder, average=None):
             checkpoint.load_with_base(folder, chunks, None, None, groups)
         else:
             checkpoint.load_average_with_base(folder, chunks, average, groups)
-        return Denoiser(chunks, groups, sequence_length=CogVideoXFamily().sequence_length(run))(latents, 500, text)
+        length, told = CogVideoXFamily().sequence_length(run), Conditions((TextInput(text),))
+        return Denoiser(chunks, groups, sequence_length=length)(latents, 500, told)
 
 
 def diffusers_output(folder):
