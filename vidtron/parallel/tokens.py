@@ -14,6 +14,8 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from vidtron.config.run import RunConfig
+
 FP8_TOKEN_MULTIPLE = 16
 """Transformer Engine's FP8 matrix products need the rows of a rank to be a multiple of this."""
 
@@ -27,6 +29,18 @@ def sequence_multiple(*, tp: int, cp: int, sequence_parallel: bool, fp8: bool) -
 def padded_length(tokens: int, multiple: int) -> int:
     """`tokens` rounded up to `multiple`."""
     return math.ceil(tokens / multiple) * multiple
+
+
+def padded_sequence(run: RunConfig, tokens: int) -> int:
+    """Tokens of a sample, padded for the layout and precision of a run."""
+    parallel = run.parallel
+    multiple = sequence_multiple(
+        tp=parallel.tensor_model_parallel_size,
+        cp=parallel.context_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        fp8=run.precision.fp8_format is not None,
+    )
+    return padded_length(tokens, multiple)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
 from vidtron.models.preset import Preset
 from vidtron.parallel import Groups
-from vidtron.parallel.tokens import padded_length, sequence_multiple
+from vidtron.parallel.tokens import padded_length, padded_sequence
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,7 @@ class CogVideoXFamily:
 
     def sequence_length(self, run: RunConfig, size: ClipSize | None = None) -> int:
         """Tokens of one sample, padded: what the pipeline's transfers are sized by."""
-        parallel = run.parallel
-        multiple = sequence_multiple(
-            tp=parallel.tensor_model_parallel_size,
-            cp=parallel.context_parallel_size,
-            sequence_parallel=parallel.sequence_parallel,
-            fp8=run.precision.fp8_format is not None,
-        )
-        return padded_length(self.tokens_per_sample(run, size), multiple)
+        return padded_sequence(run, self.tokens_per_sample(run, size))
 
     def flops_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> float:
         """Model FLOPs of forward and backward pass, recomputation and gradients of frozen matrices not counted."""
