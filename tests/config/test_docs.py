@@ -24,7 +24,7 @@ def test_flags_and_presets_are_up_to_date():
 
 
 def test_texts_mention_only_flags_that_exist():
-    legal = {"--model", "--config", "--help", *OTHER_PROGRAMS}
+    legal = {"--model", "--config", "--plugin", "--help", *OTHER_PROGRAMS}
     for name in preset_names():
         for flag in flags(type(preset(name).network)).values():
             legal |= {flag.option, f"--no-{flag.option[2:]}"}
