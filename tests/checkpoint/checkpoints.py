@@ -1,5 +1,6 @@
 """Upstream's tiny checkpoints, and what a folder of each format holds."""
 
+import importlib.metadata
 import shutil
 from pathlib import Path
 
@@ -70,3 +71,7 @@ def _same(name: str, ours: Tensor, theirs: Tensor) -> bool:
         return bits_equal(ours, theirs)
     # Upstream's and ours: sine or cosine, off by a last bit each (6e-8 below 1), of angles off by a last bit each.
     return ours.dtype == theirs.dtype and torch.allclose(ours, theirs, rtol=0, atol=4 * 2.0**-23)
+
+
+PLAIN_STATE = "common.pt" if importlib.metadata.version("megatron-core") < "0.17" else None
+"""The file with a run's plain state; later versions of megatron-core have it among the tensors' files."""

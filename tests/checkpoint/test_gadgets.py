@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.checkpoint import gadgets
-from tests.checkpoint.checkpoints import copy_sat, rank_file
+from tests.checkpoint.checkpoints import PLAIN_STATE, copy_sat, rank_file
 from tests.training.small import small_run
 from vidtron import checkpoint, training
 from vidtron.checkpoint import CheckpointError, ConversionError, lora_formats, manifest, open_weights
@@ -55,6 +55,8 @@ def run(trained, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gadgets_run_in_stock_unpicklers(name, tmp_path):
+    if "torch's bytes" in name and torch.storage._load_from_bytes.__module__ != "torch.storage":
+        pytest.skip("megatron-core has put a safe function in the place of torch's")
     assert gadgets.runs(gadgets.gadgets(tmp_path / "marker")[name], tmp_path / "marker")
 
 
@@ -153,11 +155,16 @@ def test_training_loads_nothing_of_it(objects, run, shards, marker, tmp_path):
     plant(run, gadgets.gadgets(marker)["os.system, text"], objects=objects)
     for flags in ({}, {"finetune": True}, {"load": run.parent, "save": run.parent}):
         config = small_run(shards, **{"load": run, "save": tmp_path / "out", "train_iters": 4, **flags})
-        assert training.check(config, WORLD) == []
+        refused = training.check(config, WORLD)
+        if objects and PLAIN_STATE is None:  # the plain state lies among the objects, and is read first
+            assert len(refused) == 1 and "os.system" in refused[0]
+            continue
+        assert refused == []
         with pytest.raises(CheckpointError, match=r"^\S+/__0_0\.distcp: [^\n]*os\.system[^\n]*$"):
             training.run(config, WORLD)
 
 
+@pytest.mark.skipif(PLAIN_STATE is None, reason="this megatron-core has the plain state there anyway")
 def test_megatron_core_19s_plain_state(run):
     """It lies among the data files instead of in common.pt."""
     state = checkpoint.read_state(run)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.checkpoint.checkpoints import diffusers, sat
+from tests.checkpoint.checkpoints import PLAIN_STATE, diffusers, sat
 from tests.checkpoint.damages import damage, damaged_copy, without_checksums
 from tests.training.small import small_run
 from vidtron import checkpoint, training
@@ -18,7 +18,7 @@ from vidtron.config.world import World
 
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
 TRIES = 200
-FILES = {"common.pt", "metadata.json", ".metadata", "__0_0.distcp"}
+FILES = {"metadata.json", ".metadata", "__0_0.distcp"} | ({PLAIN_STATE} if PLAIN_STATE else set())
 """What megatron-core writes for a run of one rank."""
 
 
@@ -46,12 +46,10 @@ def small_blocks(monkeypatch) -> None:
 
 
 def test_every_file_has_checksums(run_folder, converted):
-    for path, more in ((run_folder / "iter_0000002", set()), (converted / "iter_0000000", {"sat_extras.pt"})):
+    more = {"sat_extras.pt", "common.pt"}  # conversion always writes the latter
+    for path, own in ((run_folder / "iter_0000002", FILES), (converted / "iter_0000000", FILES | more)):
         names = {file.name for file in path.iterdir()}
-        assert (
-            names
-            == {"checksums.json", "config.yaml", "common.pt", "metadata.json", ".metadata", "__0_0.distcp"} | more
-        )
+        assert names == {"checksums.json", "config.yaml"} | own
         written = manifest.read(path)
         assert written is not None and written.finite
         assert written.files.keys() == names - {"checksums.json"}
@@ -67,7 +65,7 @@ def test_tensors_are_not_read_again_to_be_hashed(monkeypatch, shards, tmp_path, 
     hashed = manifest.checksums_of
     monkeypatch.setattr(manifest, "checksums_of", lambda path: read.append(path.name) or hashed(path))
     training.run(small_run(shards, save=tmp_path, train_iters=1, async_save=async_save), WORLD)
-    assert sorted(read) == [".metadata", "common.pt", "config.yaml", "metadata.json"]
+    assert set(read) == (FILES - {"__0_0.distcp"}) | {"config.yaml"} and len(read) == len(set(read))
     assert "__0_0.distcp" in manifest.read(tmp_path / "iter_0000001").files
 
 
@@ -89,11 +87,11 @@ def test_random_damage_is_found_and_named(request, tmp_path, fixture):
 def test_two_damaged_files_are_both_named(run_folder, tmp_path):
     folder = shutil.copytree(run_folder / "iter_0000002", tmp_path / "iter_0000002")
     draw = random.Random(1)
-    for name in ("__0_0.distcp", "common.pt"):
+    for name in ("__0_0.distcp", "metadata.json"):
         damage(folder / name, draw, "overwritten")
     damage(folder / ".metadata", draw, "gone")
     found = [message.split(": ")[0] for message in checkpoint.inspect(folder).damage]
-    assert found == [str(folder / name) for name in (".metadata", "__0_0.distcp", "common.pt")]
+    assert found == [str(folder / name) for name in (".metadata", "__0_0.distcp", "metadata.json")]
 
 
 def test_without_reading_tensors(run_folder, tmp_path):
@@ -102,7 +100,7 @@ def test_without_reading_tensors(run_folder, tmp_path):
     for name, kind, is_found in (
         ("__0_0.distcp", "overwritten", False),
         ("__0_0.distcp", "truncated", True),
-        ("common.pt", "overwritten", True),
+        ("metadata.json", "overwritten", True),
         (".metadata", "gone", True),
     ):
         folder = tmp_path / f"{name}-{kind}" / "iter_0000002"
@@ -158,6 +156,7 @@ def test_a_manifest_of_a_later_version(run_folder):
         manifest.parse(json.dumps({**entries, "version": 2}).encode())
 
 
+@pytest.mark.skipif(PLAIN_STATE is None, reason="takes the mark of checksums out of common.pt")
 def test_an_earlier_version_wrote_no_checksums(run_folder, tmp_path):
     path = tmp_path / "iter_0000002"
     without_checksums(shutil.copytree(run_folder / "iter_0000002", path))
@@ -165,9 +164,9 @@ def test_an_earlier_version_wrote_no_checksums(run_folder, tmp_path):
     assert found == Inspection([], finite=True, has_checksums=False)
     (remark,) = found.remarks(path)
     assert remark.startswith(f"{path} has no checksums")
-    damage(path / "common.pt", random.Random(4), "truncated")
+    damage(path / PLAIN_STATE, random.Random(4), "truncated")
     (message,) = checkpoint.inspect(path).damage
-    assert message.startswith(f"{path / 'common.pt'}: cannot be read")
+    assert message.startswith(f"{path / PLAIN_STATE}: cannot be read")
     damage(path / "metadata.json", random.Random(4), "truncated")
     (message,) = checkpoint.inspect(path).damage
     assert message.startswith(f"{path / 'metadata.json'}: cannot be read")

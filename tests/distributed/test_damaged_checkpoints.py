@@ -21,7 +21,7 @@ from vidtron.config.world import World
 from vidtron.parallel import initialized
 
 ROOT = Path(__file__).parents[2]
-FILES = ("__0_0.distcp", ".metadata", "common.pt", "metadata.json", "config.yaml", "checksums.json")
+FILES = ("__0_0.distcp", ".metadata", "metadata.json", "config.yaml", "checksums.json")
 LORA = {"lora_rank": 2, "lora_alpha": 2.0, "save_lora_only": True}
 
 

@@ -152,10 +152,14 @@ def _check_tensors(content: Any, file: Path, length: int) -> None:
 
 
 _RECIPE = "transformer_engine.common.recipe"
+_BYTES_OF_STORAGES = (
+    Name("torch.storage", "_load_from_bytes"),
+    Name("megatron.core.safe_globals", "safe_load_from_bytes"),  # which mcore 0.19 puts in its place
+)
 _STATE_NAMES = (
     Name("collections", "OrderedDict"),
     Name("torch._utils", "_rebuild_tensor_v2"),
-    Name("torch.storage", "_load_from_bytes"),
+    *_BYTES_OF_STORAGES,
     *(
         Name(_RECIPE, name)
         for name in "Format _FormatHelper MMParams QParams DelayedScaling Float8CurrentScaling MXFP8BlockScaling "
@@ -210,9 +214,9 @@ class _StateUnpickler(RecordUnpickler):
     def load_reduce(self) -> None:
         super().load_reduce()
         call = self.stack[-1]
-        if call.name == Name("torch.storage", "_load_from_bytes"):
+        if call.name in _BYTES_OF_STORAGES:
             if len(call.args) != 1 or not isinstance(call.args[0], bytes):
-                raise UnsafePickleError("calls torch.storage._load_from_bytes without bytes")
+                raise UnsafePickleError(f"calls {call.name} without bytes")
             self.storages.append(call.args[0])
 
     dispatch = RecordUnpickler.dispatch | {pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_reduce}
