@@ -23,6 +23,7 @@ from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.sample import Video, sample, sampled_run
 from vidtron.inference.video_io import contact_sheet, psnr, to_uint8, write_video
+from vidtron.models.registry import family_of
 
 
 def training_clip(run: RunConfig, number: int) -> tuple[str, torch.Tensor]:
@@ -35,7 +36,7 @@ def training_clip(run: RunConfig, number: int) -> tuple[str, torch.Tensor]:
 
 def reconstruction(run: RunConfig, frames_TCHW: torch.Tensor) -> torch.Tensor:
     """The clip through the autoencoder and back, uint8 [T, C, H, W]."""
-    autoencoder = video_autoencoder(run.encoders, "cpu", torch.float32)
+    autoencoder = video_autoencoder(run.encoders, family_of(run.model).geometry(run), "cpu", torch.float32)
     video_CTHW = frames_TCHW.transpose(0, 1).float() / 127.5 - 1
     return to_uint8(autoencoder.decode(autoencoder.encode(video_CTHW).mean_CTHW))
 
