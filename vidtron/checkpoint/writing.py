@@ -9,9 +9,11 @@ say for lack of memory. 0.19 writes in the process it is called in, but still ha
 What is written passes through `HashingFile`; the checksums come to the rank with the results.
 """
 
+import functools
 import os
 import pickle
 import queue
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,23 @@ def adapt_writing() -> None:
     writer = filesystem_async.FileSystemWriterAsync
     if hasattr(writer, "write_preloaded_data_multiproc"):  # 0.16
         writer.write_preloaded_data_multiproc = staticmethod(_write_here)
+    elif not hasattr(writer.write_preloaded_data, "raises"):
+        writer.write_preloaded_data = staticmethod(_raising(writer.write_preloaded_data))
     filesystem_async.open = _open  # type: ignore[attr-defined]
+
+
+def _raising(write: Callable[..., Any]) -> Callable[..., Any]:
+    """`write_preloaded_data` of 0.19, which returns its error to a caller that tells nothing but the error's class."""
+
+    @functools.wraps(write)
+    def raising(*args: Any, **kwargs: Any) -> Any:
+        answer = write(*args, **kwargs)
+        if answer is not None and isinstance(answer[1], Exception):
+            raise told(answer[1], Path(kwargs["write_bucket"][0]).parent)
+        return answer
+
+    raising.raises = True  # type: ignore[attr-defined]
+    return raising
 
 
 def take_checksums(folder: Path) -> dict[str, FileChecksums]:
