@@ -147,7 +147,8 @@ def test_refused(done, place, tmp_path):
     marker = tmp_path / "marker"
     script, path, words = arguments(place)[done]
     folder = checkpoint.latest(path) if path.is_dir() else None
-    for harm in HARMS if folder else (".pt os.system", ".pt cut off"):
+    harms = [harm for harm in HARMS if folder and (folder / harm.split()[0]).exists()]  # mcore 0.19 has no common.pt
+    for harm in harms or (".pt os.system", ".pt cut off"):
         if folder:
             shutil.copytree(folder, tmp_path / "whole")
         file = harmed(path, harm, marker)
