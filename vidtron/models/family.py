@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vidtron.config.text import TextSpec
     from vidtron.config.world import World
     from vidtron.models.inputs import SampleSpec
+    from vidtron.models.layers.checkpoint_rules import Row
     from vidtron.parallel import Groups
 
 
@@ -43,8 +44,12 @@ class Family(Protocol):
         """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
         ...
 
-    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
-        """Numbers in each of the whole network's weights, by name, adapters left out."""
+    def rows(self, network: Any) -> list[Row]:
+        """The whole network's weights with their shapes, adapters left out; `theirs` are our own names."""
+        ...
+
+    def sizes(self, network: Any) -> dict[str, int]:
+        """What the letters in the shapes of `rows` stand for."""
         ...
 
     def check(self, run: RunConfig, world: World) -> list[str]:

@@ -10,6 +10,7 @@ from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models import freezing, registry
+from vidtron.models.layers.checkpoint_rules import weight_sizes
 from vidtron.parallel import model_parallel_size
 
 GIB = 2**30
@@ -43,12 +44,17 @@ def check_memory(config: RunConfig, world: World, sizes: Collection[ClipSize]) -
 
 def weight_bytes(config: RunConfig) -> float:
     """Of the network's weights on one rank, as the run computes in them."""
-    elements = sum(registry.family_of(config.model).weight_sizes(config).values())
+    elements = sum(_weight_sizes(config).values())
     return elements * _bytes(config) / _shares(config)
 
 
+def _weight_sizes(config: RunConfig) -> dict[str, int]:
+    family = registry.family_of(config.model)
+    return weight_sizes(family.rows(config.network), family.sizes(config.network))
+
+
 def _state_bytes(config: RunConfig, world: World) -> float:
-    sizes = registry.family_of(config.model).weight_sizes(config)
+    sizes = _weight_sizes(config)
     trained = freezing.trained_names(sizes, config.adaptation)
     elements = sum(sizes[name] for name in trained)
     precision, optimizer = config.precision, config.optimizer

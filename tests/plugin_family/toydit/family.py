@@ -16,6 +16,7 @@ from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.models import freezing
 from vidtron.models.inputs import VIDEO, SampleSpec
+from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
 from vidtron.parallel import Groups
@@ -43,11 +44,14 @@ class ToyFamily:
         return ToyDiT(config, groups, run, backend, **place)
 
     def parameter_names(self, run: RunConfig) -> list[str]:
-        return names.parameters(run.network, adapters=run.adaptation.lora_rank is not None)
+        weights = [row.ours for row in self.rows(run.network)]
+        return weights + (names.adapters(run.network) if run.adaptation.lora_rank is not None else [])
 
-    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
-        hidden = run.network.hidden_size  # no weight is larger than the MLP's first
-        return dict.fromkeys(names.parameters(run.network, adapters=False), 4 * hidden**2)
+    def rows(self, network: ToyConfig) -> list[Row]:
+        return names.rows(network)
+
+    def sizes(self, network: ToyConfig) -> dict[str, int]:
+        return names.sizes(network)
 
     def check(self, run: RunConfig, world: World) -> list[str]:
         errors = []

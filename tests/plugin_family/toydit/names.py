@@ -1,38 +1,42 @@
 """Names of the network's weights, and its adapters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from toydit.config import ToyConfig
+from toydit.config import GEOMETRY, ToyConfig
+from vidtron.models.layers.checkpoint_rules import Row, Same, expand
 
-LAYER = (
-    "input_layernorm.weight",
-    "self_attention.linear_qkv",
-    "self_attention.linear_proj",
-    "self_attention.q_layernorm.weight",
-    "self_attention.k_layernorm.weight",
-    "pre_cross_attn_layernorm.weight",
-    "cross_attention.linear_q",
-    "cross_attention.linear_proj",
-    "cross_attention.q_layernorm.weight",
-    *(f"cross_attention.kv.{number}.{part}" for number in (0, 1) for part in ("linear", "k_layernorm.weight")),
-    "pre_mlp_layernorm.weight",
-    "mlp.linear_fc1",
-    "mlp.linear_fc2",
-    "modulation.table",
-)
-OUTSIDE = (
-    "time_embedding.linear_1",
-    "time_embedding.linear_2",
-    "pooled",
-    "vectors",
-    "texts.0",
-    "texts.1",
-    "patch_proj",
-    "decoder.final_layernorm.weight",
-    "final_table.table",
-    "proj",
-)
+_LAYER = {
+    "input_layernorm.weight": "D",
+    "self_attention.linear_qkv": "3D D",
+    "self_attention.linear_proj": "D D",
+    "self_attention.q_layernorm.weight": "D",
+    "self_attention.k_layernorm.weight": "D",
+    "pre_cross_attn_layernorm.weight": "D",
+    "cross_attention.linear_q": "D D",
+    "cross_attention.linear_proj": "D D",
+    "cross_attention.q_layernorm.weight": "D",
+    "cross_attention.kv.0.linear": "2D D",
+    "cross_attention.kv.0.k_layernorm.weight": "D",
+    "cross_attention.kv.1.linear": "2D D",
+    "cross_attention.kv.1.k_layernorm.weight": "D",
+    "pre_mlp_layernorm.weight": "D",
+    "mlp.linear_fc1": "4D D",
+    "mlp.linear_fc2": "D 2D",
+    "modulation.table": "1 6 D",
+}
+_OUTSIDE = {
+    "time_embedding.linear_1": "E D",
+    "time_embedding.linear_2": "E E",
+    "pooled": "E Y",
+    "vectors": "6D E",
+    "texts.0": "D X",
+    "texts.1": "D Y",
+    "patch_proj": "D C",
+    "decoder.final_layernorm.weight": "D",
+    "final_table.table": "1 2 D",
+    "proj": "2C D",
+}
 LORA_PARTS = {
     "self_attention.lora_qkv": ("q", "k", "v"),
     "cross_attention.lora_q": ("out",),
@@ -44,21 +48,32 @@ LORA_PARTS = {
 }
 
 
-def parameters(network: ToyConfig, *, adapters: bool) -> list[str]:
-    """Names of all weights in the whole network."""
-    layer = [*LAYER]
-    if adapters:
-        layer += [f"{place}.{part}.{half}" for place, parts in LORA_PARTS.items() for part in parts for half in "AB"]
-    named = [*OUTSIDE, *(f"decoder.layers.{i}.{name}" for i in range(network.num_layers) for name in layer)]
-    return [whole for name in named for whole in _halves(name)]
+def rows(network: ToyConfig) -> list[Row]:
+    """All weights of the whole network. A linear map has a weight and a bias; all else is a parameter itself."""
+    table = []
+    for name, shape in (*_OUTSIDE.items(), *((f"decoder.layers.*.{n}", shape) for n, shape in _LAYER.items())):
+        if name.endswith((".weight", ".table")):
+            table.append(_row(name, shape))
+        else:
+            table += [_row(f"{name}.weight", shape), _row(f"{name}.bias", shape.split()[0])]
+    return expand(table, network.num_layers)
 
 
-def _halves(name: str) -> Iterator[str]:
-    """A linear map's weight and bias; everything else is a parameter itself."""
-    if name.rsplit(".", 1)[-1] in ("weight", "table", "A", "B"):
-        yield name
-    else:
-        yield from (f"{name}.weight", f"{name}.bias")
+def _row(name: str, shape: str) -> Row:
+    return Row(name, (name,), Same(), tuple(shape.split()))
+
+
+def sizes(network: ToyConfig) -> dict[str, int]:
+    """What the letters of the shapes stand for."""
+    first, second = network.texts
+    hidden, time = network.hidden_size, network.time_embed_dim
+    return {"D": hidden, "E": time, "C": GEOMETRY.channels, "X": first.width, "Y": second.width}
+
+
+def adapters(network: ToyConfig) -> list[str]:
+    """All halves of adapters."""
+    names = [f"{place}.{part}.{half}" for place, parts in LORA_PARTS.items() for part in parts for half in "AB"]
+    return [f"decoder.layers.{layer}.{name}" for layer in range(network.num_layers) for name in names]
 
 
 def as_class(function: Callable[..., Any]) -> type:

@@ -13,11 +13,12 @@ from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.models import freezing
 from vidtron.models.cogvideox import lora_names
-from vidtron.models.cogvideox.checkpoint_names import our_rows, sat_rows, sizes
+from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
 from vidtron.models.cogvideox.config import PRESETS, SPATIAL_RATIO, TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.model import CogVideoX
 from vidtron.models.inputs import VIDEO, SampleSpec
+from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
 from vidtron.models.preset import Preset
@@ -128,19 +129,20 @@ class CogVideoXFamily:
 
     def parameter_names(self, run: RunConfig) -> list[str]:
         """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
-        names = [row.ours for row in sat_rows(run.network)]
+        names = [row.ours for row in our_rows(run.network)]
         if run.adaptation.lora_rank is not None:
             names += lora_names.parameter_names(
                 lora_names.chosen(run.adaptation.lora_target_modules), run.network.num_layers
             )
         return names
 
-    def weight_sizes(self, run: RunConfig) -> dict[str, int]:
-        """Numbers in each of the whole network's weights, by name, adapters left out."""
-        letters = sizes(run.network)
-        rows = our_rows(run.network)
-        elements = {row.shape: math.prod(row.our_shape(letters)) for row in rows}
-        return {row.ours: elements[row.shape] for row in rows}
+    def rows(self, network: CogVideoXConfig) -> list[Row]:
+        """The whole network's weights with their shapes, adapters left out."""
+        return our_rows(network)
+
+    def sizes(self, network: CogVideoXConfig) -> dict[str, int]:
+        """What the letters in the shapes of `rows` stand for."""
+        return sizes(network)
 
     def check(self, run: RunConfig, world: World) -> list[str]:
         """Everything about the network, its clip size and what of it is trained that cannot work."""

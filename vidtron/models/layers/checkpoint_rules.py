@@ -189,6 +189,20 @@ def expand(rows: Iterable[Row], layers: int) -> list[Row]:
     return [row.of_layer(layer) for row in rows for layer in (range(layers) if "*" in row.ours else range(1))]
 
 
+def weight_sizes(rows: Collection[Row], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Numbers in each of our tensors, by name.
+
+    Args:
+        rows: the table, expanded.
+        sizes: what the letters of the table's shapes stand for.
+    """
+    elements: dict[tuple[str, ...], int] = {}
+    for row in rows:  # layers are alike
+        if row.shape not in elements:
+            elements[row.shape] = math.prod(row.our_shape(sizes))
+    return {row.ours: elements[row.shape] for row in rows}
+
+
 def differences(
     rows: Iterable[Row], found: Mapping[str, Shape], sizes: Mapping[str, int], network: Any, ignored: Collection[str]
 ) -> list[str]:
