@@ -25,6 +25,9 @@ from typing import Any
 
 LARGEST_WORLD = 4
 GRACE_SECONDS = 5.0  # for the other ranks to notice that one has failed
+MOST_THREADS = 100
+"""Of a rank between two jobs. Hooks of megatron-core's distributed optimizer keep each run's model alive, and with it
+its gloo groups, whose threads wake a hundred times a second: after hundreds of jobs that takes most of the machine."""
 
 
 class RankFailure(AssertionError):
@@ -47,6 +50,7 @@ class RankPool:
         """
         if not 1 <= world_size <= LARGEST_WORLD:
             raise ValueError(f"a world of {world_size} ranks; accepted: 1 to {LARGEST_WORLD}")
+        self._ranks = [rank if rank.threads <= MOST_THREADS else rank.successor() for rank in self._ranks]
         while len(self._ranks) < world_size:
             self._ranks.append(_RankProcess.start())
         ranks = self._ranks[:world_size]
@@ -80,7 +84,8 @@ class RankPool:
             for connection in ready:
                 number = pending.pop(connection)  # type: ignore[arg-type]
                 try:
-                    succeeded, answer = pickle.loads(connection.recv_bytes())  # type: ignore[union-attr]
+                    packed = connection.recv_bytes()  # type: ignore[union-attr]
+                    (succeeded, answer), ranks[number].threads = pickle.loads(packed[:-8]), int.from_bytes(packed[-8:])
                 except EOFError:
                     succeeded, answer = False, f"the process died (exit code {ranks[number].exit_code()})"
                 else:
@@ -109,6 +114,8 @@ class _RankProcess:
     connection: Connection
     stack_file: Path
     busy: bool = False
+    threads: int = 0
+    """When it answered last."""
 
     @classmethod
     def start(cls) -> "_RankProcess":
@@ -121,6 +128,11 @@ class _RankProcess:
         process.start()
         there.close()
         return cls(process, here, Path(stack_file))
+
+    def successor(self) -> "_RankProcess":
+        """A new process in the place of this one."""
+        self.kill()
+        return self.start()
 
     def exit_code(self) -> int | None:
         self.process.join(timeout=1)
@@ -176,7 +188,7 @@ def _serve(connection: Connection, stack_file: str) -> None:
         except BaseException:  # SystemExit too: the pool reports it, and the process lives on
             answer = pickle.dumps((False, traceback.format_exc()))
         _leave_process_group()
-        connection.send_bytes(answer)
+        connection.send_bytes(answer + len(os.listdir("/proc/self/task")).to_bytes(8))
 
 
 def _leave_process_group() -> None:
