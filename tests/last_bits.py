@@ -14,7 +14,9 @@ are made then; `VIDTRON_LAST_BITS=1,tables` moves tables too that are computed i
 its last bit. `tests/numerics.sh` runs the tests of numbers under both, and under other paths of MKL and torch.
 """
 
+import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +113,26 @@ def moved_tables() -> bool:
 
 
 def enter_if_asked() -> None:
-    """What `VIDTRON_LAST_BITS` asks for, until the process ends."""
+    """What `VIDTRON_LAST_BITS` asks for, in all threads, until the process ends."""
     if asked := os.environ.get(VARIABLE):
-        LastBits(int(asked.removesuffix(",tables")), tables=moved_tables()).__enter__()
+        seed, tables = int(asked.removesuffix(",tables")), moved_tables()
+        LastBits(seed, tables=tables).__enter__()
+        _enter_in_new_threads(seed, tables)
+
+
+def _enter_in_new_threads(seed: int, tables: bool) -> None:
+    """torch keeps such modes thread by thread: what a thread computes would be another processor's than the rest."""
+    start = threading.Thread.start
+
+    @functools.wraps(start)
+    def start_moved(thread: threading.Thread) -> None:
+        run = thread.run
+
+        def run_moved() -> None:
+            with LastBits(seed, tables=tables):
+                run()
+
+        thread.run = run_moved  # type: ignore[method-assign]
+        start(thread)
+
+    threading.Thread.start = start_moved  # type: ignore[method-assign]

@@ -68,6 +68,25 @@ def test_tables_move_if_asked():
         assert exact.float().tolist() == exact.tolist()
 
 
+IN_A_THREAD = """
+import threading
+from tests.last_bits import enter_if_asked
+enter_if_asked()
+import torch
+x, found = torch.linspace(0.1, 3.0, 1000), []
+thread = threading.Thread(target=lambda: found.append(torch.tanh(x)))
+thread.start()
+thread.join()
+print(torch.equal(found[0], torch.tanh(x)))
+"""
+
+
+def test_threads_that_begin_later_move_alike():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VIDTRON_LAST_BITS": "1"}
+    done = subprocess.run([sys.executable, "-c", IN_A_THREAD], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "variable",

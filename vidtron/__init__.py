@@ -5,18 +5,26 @@ import warnings
 
 # What megatron-core's modules say on every rank of things that no user of ours can change: that they do without
 # Transformer Engine and apex (`--transformer-impl` decides about that, and the run says once what it uses), that a
-# default of theirs is deprecated, that they call functions of torch by their old names.
+# default of theirs is deprecated or a part that nobody asked for experimental, that they call functions of torch by
+# their old names and in their old ways, that each rank reads a checkpoint's plain state for itself.
 for message, module in (
     ("(Transformer Engine and )?Apex (is|are) not installed", "megatron"),
     ("full scope is deprecated", "megatron"),
+    (r"\w+ is experimental and still under active development", "megatron"),
     (r"`torch\.distributed\.\w+` is deprecated", "torch"),
+    ("The argument order of load has been changed", "torch"),
+    ("torch.distributed is disabled, unavailable or uninitialized", "torch"),
 ):
     warnings.filterwarnings("ignore", message=message, module=module)
 
-# torch says so when its tools for extensions are imported (by megatron-core) where a CUDA toolkit is installed and no
-# GPU is there: nothing is compiled, and the run says which device it uses.
-logging.getLogger("torch.utils.cpp_extension").addFilter(
-    lambda record: not str(record.msg).startswith("No CUDA runtime is found")
-)
+# The same of what is logged: how megatron-core 0.19 takes the spec of an MLP, and that background saves have a second
+# implementation, in a package of its own. torch tells of a CUDA toolkit without a GPU when its tools for extensions
+# are imported (by megatron-core): nothing is compiled, and the run says which device it uses.
+for name, beginning in (
+    ("megatron.core.transformer.transformer_layer", "Rewrapping ModuleSpec"),
+    ("megatron.core.dist_checkpointing.strategies.torch", "MCore's async save is deprecated"),
+    ("torch.utils.cpp_extension", "No CUDA runtime is found"),
+):
+    logging.getLogger(name).addFilter(lambda record, beginning=beginning: not str(record.msg).startswith(beginning))
 
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ Shape letters: S all tokens, s tokens of one context-parallel rank (padding incl
 rank, R features of a head, D hidden width.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import build_module
 from torch import Tensor
 
 from vidtron.models.layers.bias import add_bias
@@ -61,13 +64,26 @@ class VideoSelfAttention(SelfAttention):
         )
         if exchange == "kernel":
             kwargs["cp_comm_type"] = cp_comm_type
-        super().__init__(config=config, submodules=submodules, **kwargs)
+        # mcore 0.19 builds query-key norms only of configurations with `qk_layernorm`, which norms over all heads must
+        # not have (`AllHeadsRMSNorm`): the norms are built here.
+        without_norms = replace(submodules, q_layernorm=IdentityOp, k_layernorm=IdentityOp)
+        super().__init__(config=config, submodules=without_norms, **kwargs)
+        self.q_layernorm = self._qk_norm(submodules.q_layernorm)
+        self.k_layernorm = self._qk_norm(submodules.k_layernorm)
         self.exchange = exchange
         self.norms_all_heads = isinstance(self.q_layernorm, AllHeadsRMSNorm)
         self.lora_qkv: LoraLinear | None = None
         self.lora_proj: LoraLinear | None = None
         if isinstance(self.linear_qkv, ColumnParallelLinear):
             self.linear_qkv.skip_bias_add = True  # `add_bias` saves a pass
+
+    def _qk_norm(self, norm: Any) -> Any:
+        if norm is None:
+            return None
+        config = self.config
+        return build_module(
+            norm, config=config, hidden_size=self.hidden_size_per_attention_head, eps=config.layernorm_epsilon
+        )
 
     def forward(self, hidden_sBD: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         """Hidden states [s, B, D] (a shard of them under SP) -> the same shape, and the bias still to be added."""

@@ -56,7 +56,7 @@ class AllHeadsRMSNorm(MegatronModule):
         """
         super().__init__(config=config)
         # mcore would add up the ranks' gradients of whatever is named q_layernorm or k_layernorm, as if each rank had
-        # all of the weights (distributed/finalize_model_grads.py:354, 0.16.1).
+        # all of the weights (distributed/finalize_model_grads.py, line 354 of 0.16.1, 453 of 0.19.2).
         assert not config.qk_layernorm, "norms over all heads: with qk_layernorm=False in the TransformerConfig"
         self.eps, self.tp, self.heads = eps, tp, config.num_attention_heads
         self.weight = nn.Parameter(torch.ones(self.heads // tp.size() * hidden_size, dtype=config.params_dtype))
