@@ -12,6 +12,7 @@ from vidtron.config.world import World
 from vidtron.models import freezing, registry
 from vidtron.models.layers.checkpoint_rules import weight_sizes
 from vidtron.parallel import model_parallel_size
+from vidtron.training.optimizer import OPTIMIZERS
 
 GIB = 2**30
 _SAVED_WIDTHS = 8
@@ -59,8 +60,8 @@ def _state_bytes(config: RunConfig, world: World) -> float:
     elements = sum(sizes[name] for name in trained)
     precision, optimizer = config.precision, config.optimizer
     wide = not precision.bf16 or precision.accumulate_allreduce_grads_in_fp32
-    moments = 8.0 if optimizer.optimizer == "adam" else 4 if optimizer.sgd_momentum else 0
-    kept = moments + (4 if precision.bf16 else 0) + 4 * (len(config.ema.ema_decay) + len(config.ema.ema_power))
+    moments = OPTIMIZERS[optimizer.optimizer].state_bytes(optimizer)
+    kept = float(moments) + (4 if precision.bf16 else 0) + 4 * (len(config.ema.ema_decay) + len(config.ema.ema_power))
     if optimizer.use_distributed_optimizer:
         kept /= max(1, world.size // model_parallel_size(config))
     return weight_bytes(config) + elements * ((4 if wide else 2) + kept) / _shares(config)

@@ -15,16 +15,16 @@ from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.storage import StorageError
 from vidtron.parallel import Groups, gather_objects, virtual_pipeline_size
-from vidtron.training import health, metrics, report
+from vidtron.training import health, metrics, step_report
 from vidtron.training.assembly import TrainedModel
 from vidtron.training.bad_samples import BadSamples
-from vidtron.training.batches import StepBatch
+from vidtron.training.batches import StepBatch, TrainingBatches
 from vidtron.training.digest import clips_digest, digest
+from vidtron.training.forward_step import ForwardStep
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Progress, Saver
+from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
-from vidtron.training.sources import DataRoom, TrainingBatches
-from vidtron.training.step import ForwardStep
 from vidtron.training.validation import Validation
 
 
@@ -55,7 +55,7 @@ class Trainer:
         groups: Groups,
         family: Any,
         model: TrainedModel,
-        data: DataRoom,
+        data: RunData,
         forward_step: ForwardStep,
         saver: Saver,
         logger: Logger,
@@ -200,13 +200,13 @@ class Trainer:
         )
         return outcome.stop
 
-    def _attempt(self, batch: StepBatch) -> report.StepReport:
+    def _attempt(self, batch: StepBatch) -> step_report.StepReport:
         """Forward and backward pass over a global batch; the weights stay."""
         self.model.zero_grad()
         losses = self._run_schedule(batch, forward_only=False)
         norm = self.model.gradient_norm()
         wish = self.requests.wish()
-        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, norm, wish)
+        return step_report.combine(losses, batch.rows, batch.codes, batch.step.size, self.groups, norm, wish)
 
     def _run_schedule(self, batch: StepBatch, *, forward_only: bool) -> Sequence[dict[str, Any]]:
         """mcore's schedule over the micro-batches; what the last stage's loss function reported."""
@@ -233,11 +233,11 @@ class Trainer:
             peak=metrics.peak(self.config.logging.peak_tflops, metrics.device_name(self.groups.device)),
         )
 
-    def _forward(self, batch: StepBatch) -> report.StepReport:
+    def _forward(self, batch: StepBatch) -> step_report.StepReport:
         """A pass over a global batch without gradients."""
         losses = self._run_schedule(batch, forward_only=True)
         wish = self.requests.wish()
-        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, stop=wish)
+        return step_report.combine(losses, batch.rows, batch.codes, batch.step.size, self.groups, stop=wish)
 
     def _validate(self) -> str | None:
         """Evaluate; returns why the run is to stop, and leaves the evaluation due where it was interrupted."""
@@ -259,7 +259,7 @@ class Trainer:
         except StorageError as error:  # the other ranks know nothing of it yet
             self.requests.fail(error)
 
-    def _describe(self, outcome: report.StepReport, batch: StepBatch) -> str:
+    def _describe(self, outcome: step_report.StepReport, batch: StepBatch) -> str:
         step = batch.step
 
         def timestep_of(position: int) -> float:

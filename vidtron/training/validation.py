@@ -17,9 +17,9 @@ from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batches import StepBatch
 from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
 from vidtron.training.metrics import MODEL
-from vidtron.training.report import StepReport
+from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
-from vidtron.training.sources import DataRoom
+from vidtron.training.step_report import StepReport
 from vidtron.training.validation_samples import ValidationSamples, prompts_of
 
 
@@ -31,7 +31,7 @@ class Validation:
         config: RunConfig,
         groups: Groups,
         model: TrainedModel,
-        data: DataRoom,
+        data: RunData,
         forward: Callable[[StepBatch], StepReport],
         sigma_of: Callable[[Tensor], Tensor],
         say: Callable[[str], None],
@@ -55,12 +55,13 @@ class Validation:
         self.forward = forward
         self.requests = requests
         self.bad_samples: BadSamples | None = None
-        if data.valid_plan is not None:
+        if data.held_out is not None:
+            held_out = data.held_out
             self.bad_samples = BadSamples(
-                data.valid_plan, config.data.max_bad_samples, groups, lambda message: say(f"held-out clips: {message}")
+                held_out.plan, config.data.max_bad_samples, groups, lambda message: say(f"held-out clips: {message}")
             )
-        timesteps = data.evaluation_timesteps(range(data.evaluation_samples))
-        self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
+            timesteps = held_out.timesteps(range(held_out.samples))
+            self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
         self.weights = [MODEL, *model.averages.names]
         prompts = prompts_of(config.validation) if config.training.eval_interval is not None else []
         self.samples = ValidationSamples(config, groups, model.modules, data, prompts, requests) if prompts else None
@@ -90,7 +91,7 @@ class Validation:
     def _held_out(self) -> list[StepBatch]:
         if self.bad_samples is None:
             return []
-        return read_batches(self.data.evaluation_source(self.bad_samples.rows), self._look)
+        return read_batches(self.data.evaluation_batches(self.bad_samples.rows), self._look)
 
     def _look(self) -> None:
         reason = self.requests.agreed(self.groups)

@@ -18,9 +18,9 @@ from vidtron.inference.video_sampler import VideoSampler
 from vidtron.parallel import Groups, PatientBarrier
 from vidtron.training.evaluate import EVALUATION_SEED
 from vidtron.training.folder import SAMPLES
-from vidtron.training.report import agree
+from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
-from vidtron.training.sources import DataRoom
+from vidtron.training.step_report import agree
 
 
 def prompts_of(config: ValidationConfig) -> list[Prompt]:
@@ -60,7 +60,7 @@ class ValidationSamples:
         config: RunConfig,
         groups: Groups,
         modules: Sequence[torch.nn.Module],
-        data: DataRoom,
+        data: RunData,
         prompts: Sequence[Prompt],
         requests: StopRequests,
     ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vidtron.data.planning.report import PlanReport
+from vidtron.data.planning.plan_report import PlanReport
 from vidtron.data.report.cards import Card
 from vidtron.data.report.statistics import Column, Histogram, IndexStatistics
 

@@ -57,7 +57,7 @@ def agree(stop: str | None, groups: Groups, group: dist.ProcessGroup | None = No
     return STOP_REASONS[len(STOP_REASONS) - heaviest] if heaviest else None
 
 
-def exchange(
+def combine(
     losses_of_micro_batches: Sequence[dict[str, Any]],
     rows: Mapping[int, int],
     codes: Mapping[int, int],

@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 _JOIN_SECONDS = 60.0
 
 
-class Ahead(Generic[Result]):
+class Prefetcher(Generic[Result]):
     """Takes results from an iterator in one background thread, up to `depth` before they are asked for.
 
     The thread goes equally far on every rank of a run: when n results have been asked for, n + `depth` of them are
@@ -33,7 +33,7 @@ class Ahead(Generic[Result]):
         if self._thread is not None:
             self._thread.start()
 
-    def __iter__(self) -> "Ahead[Result]":
+    def __iter__(self) -> "Prefetcher[Result]":
         return self
 
     def __next__(self) -> Result:
