@@ -36,7 +36,7 @@ class OptimizerKind:
     settings: Callable[[OptimizerConfig], Mapping[str, Any]] = lambda flags: {}
     """Flags -> what megatron-core's own `OptimizerConfig` is told besides learning rates and weight decay."""
     make: Callable[[ParameterGroups, OptimizerConfig], torch.optim.Optimizer] | None = None
-    """Makes one that megatron-core does not have, of the groups and the flags; None: megatron-core does, by the name."""
+    """Makes one that megatron-core does not have, of groups and flags; None: megatron-core makes it, by its name."""
     distributed: bool = False
     """Whether megatron-core can split its state over data-parallel ranks and save it."""
 
@@ -111,7 +111,7 @@ def let_state_load(optimizer: MegatronOptimizer, keys: tuple[str, ...]) -> None:
                 for key in keys:
                     made.state[weight].setdefault(key, torch.zeros_like(weight))
 
-    for part in _parts(optimizer):
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         if part.init_state_fn is None:
             part.init_state_fn = allocate
 
