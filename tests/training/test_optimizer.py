@@ -11,8 +11,7 @@ from vidtron.config.world import World
 from vidtron.models.registry import family_of
 from vidtron.parallel import initialized
 from vidtron.training.assembly import assemble
-from vidtron.training.ema import masters
-from vidtron.training.optimizer import OPTIMIZERS, OptimizerKind, check_optimizer
+from vidtron.training.optimizer import OPTIMIZERS, OptimizerKind, check_optimizer, masters
 from vidtron.training.run import run as train
 
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)

@@ -32,7 +32,7 @@ class TrainedModel:
     modules: list[MegatronModule]
     """The bare chunks of this rank: one, or one for each virtual pipeline stage."""
     chunks: list[DistributedDataParallel]
-    """The same, wrapped."""
+    """The chunks wrapped for data parallelism (and half precision), in the same order."""
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     averages: WeightAverages
@@ -60,7 +60,7 @@ class TrainedModel:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update."""
+        """Learning rate of the next update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @contextlib.contextmanager

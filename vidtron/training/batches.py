@@ -40,7 +40,7 @@ class MicroBatch:
     latents: Mapping[str, Tensor]
     """Clean latents [B, T, C, H, W] by name, float32."""
     noise: Mapping[str, Tensor]
-    """As large, standard normal, float32."""
+    """Standard normal noise by name, float32, in the shapes of the latents."""
     conditions: Conditions
     timesteps_B: Tensor
     """Integers as float32."""

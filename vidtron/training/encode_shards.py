@@ -37,9 +37,9 @@ class Shard:
     """One input shard."""
 
     name: str
-    """Of its part of the cache."""
+    """Name of the shard's part of the cache."""
     rows: range
-    """Of the index."""
+    """The shard's rows of the index."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RowPlan:
         return PlannedSample(position, position, self._buckets[self.bucket_of[position]], 0)
 
     def used(self, rows: range) -> list[int]:
-        """Those of the rows that have a bucket."""
+        """The rows that have a bucket."""
         return (rows.start + np.flatnonzero(self.bucket_of[rows.start : rows.stop] != _NO_BUCKET)).tolist()
 
 

@@ -44,7 +44,7 @@ def check_memory(config: RunConfig, world: World, sizes: Collection[ClipSize]) -
 
 
 def weight_bytes(config: RunConfig) -> float:
-    """Of the network's weights on one rank, as the run computes in them."""
+    """Bytes of the network's weights on one rank, in the type that the run computes in."""
     elements = sum(_weight_sizes(config).values())
     return elements * _bytes(config) / _shares(config)
 
@@ -84,7 +84,7 @@ def _activation_bytes(config: RunConfig, size: ClipSize) -> float:
 
 
 def _frame_bytes(config: RunConfig, world: World, size: ClipSize) -> float:
-    """Of one clip as it is encoded, and on a CPU of the decoded micro-batch; none where latents may be cached."""
+    """Bytes of one clip as it is encoded, and on a CPU of the decoded micro-batch; 0 where latents may be cached."""
     if config.encoders.latent_cache is not None:
         return 0.0
     values = 3 * math.prod(size)

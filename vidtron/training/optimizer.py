@@ -24,7 +24,7 @@ from vidtron.config.run import RunConfig
 from vidtron.parallel.groups import Groups
 
 ParameterGroups = list[dict[str, Any]]
-"""As torch's optimizers take them: weights (`params`) with `lr`, `weight_decay` and megatron-core's own entries."""
+"""What torch's optimizers take: weights (`params`) with `lr`, `weight_decay` and megatron-core's own entries."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
         settings=lambda flags: {"sgd_momentum": flags.sgd_momentum},
     ),
 }
-"""By their names in `--optimizer`."""
+"""The choices of `--optimizer` by name."""
 
 
 def check_optimizer(flags: OptimizerConfig) -> Iterator[str]:
@@ -152,10 +152,10 @@ class Master:
     values: Tensor
     """float32 [number of elements], the optimizer's own memory."""
     copy: int | None
-    """As in `AveragedPart`."""
+    """Which of several copies of the optimizer's state this is; see `AveragedPart`."""
 
     def in_model(self) -> Tensor:
-        """The same elements in the model's memory, in its dtype."""
+        """These elements in the model's memory, in its dtype."""
         return self.weight.detach().view(-1)[self.first : self.first + self.values.numel()]
 
 

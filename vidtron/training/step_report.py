@@ -17,7 +17,7 @@ STOP_REASONS = ("failure", "signal", "duration")
 
 @dataclass(frozen=True)
 class StepReport:
-    """The same on all ranks."""
+    """Outcome of a pass over a global batch, the same on all ranks."""
 
     losses: Tensor
     """Loss of each sample of the global batch, float64 on the CPU [global batch]."""

@@ -21,6 +21,7 @@ from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batches import StepBatch, TrainingBatches
 from vidtron.training.digest import clips_digest, digest
 from vidtron.training.forward_step import ForwardStep
+from vidtron.training.log_rows import MODEL, EvalRow, Row, TrainRow
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Progress, Saver
 from vidtron.training.run_data import RunData
@@ -177,26 +178,25 @@ class Trainer:
         self.result.gradient_norms.append(outcome.gradient_norm)
         index = self.data.plan.index
         self._log(
-            {
-                "kind": "train",
-                "iteration": self.progress.iteration,
-                "consumed_samples": self.progress.consumed_samples,
-                "loss": outcome.loss,
-                "grad_norm": outcome.gradient_norm,
-                "learning_rate": learning_rate,
-                "global_batch_size": step.size,
-                "bucket": step.bucket.name,
-                "samples_digest": digest(index, outcome.rows),
-                "clips_digest": clips_digest(outcome.codes),
-                "planned_digest": digest(index, self.data.plan.rows(step.consumed, step.size)),
-                "bad_samples": len(self.bad_samples),
+            TrainRow(
+                iteration=self.progress.iteration,
+                consumed_samples=self.progress.consumed_samples,
+                loss=outcome.loss,
+                grad_norm=outcome.gradient_norm,
+                learning_rate=learning_rate,
+                global_batch_size=step.size,
+                bucket=step.bucket.name,
+                samples_digest=digest(index, outcome.rows),
+                clips_digest=clips_digest(outcome.codes),
+                planned_digest=digest(index, self.data.plan.rows(step.consumed, step.size)),
+                bad_samples=len(self.bad_samples),
                 **metrics.throughput(self.costs_of(step.clip_size), step.size, end - start),
-                "memory_gib": metrics.memory_gib(self.groups.device),
-                "step_seconds": end - start,
+                memory_gib=metrics.memory_gib(self.groups.device),
+                step_seconds=end - start,
                 **metrics.data_work(batch.work, ready - start, end - start, self.config.data.num_workers),
-                "forward_backward_seconds": computed - ready,
-                "update_seconds": end - computed,
-            }
+                forward_backward_seconds=computed - ready,
+                update_seconds=end - computed,
+            )
         )
         return outcome.stop
 
@@ -241,19 +241,18 @@ class Trainer:
 
     def _validate(self) -> str | None:
         """Evaluate; returns why the run is to stop, and leaves the evaluation due where it was interrupted."""
-        where = {"iteration": self.progress.iteration, "consumed_samples": self.progress.consumed_samples}
         try:
-            rows = self.validation.run(self.progress.iteration)
+            rows = self.validation.run(self.progress)
         except Interrupted as interruption:
             return interruption.reason
         for row in rows:
-            if row["kind"] == "eval" and row["weights"] == metrics.MODEL:
-                self.result.evaluations[self.progress.iteration] = row["loss"]
-            self._log({"kind": row["kind"], **where, **row})
+            if isinstance(row, EvalRow) and row.weights == MODEL:
+                self.result.evaluations[row.iteration] = row.loss
+            self._log(row)
         self.progress.evaluation_due = False
         return self.requests.agreed(self.groups)
 
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: Row) -> None:
         try:
             self.logger.write(row)
         except StorageError as error:  # the other ranks know nothing of it yet

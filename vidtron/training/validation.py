@@ -6,7 +6,6 @@ All ranks take part in the layout of the training. Nothing of the training is ch
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +15,8 @@ from vidtron.training.assembly import TrainedModel
 from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batches import StepBatch
 from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
-from vidtron.training.metrics import MODEL
+from vidtron.training.log_rows import MODEL, EvalRow, SampleRow
+from vidtron.training.resume import Progress
 from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
 from vidtron.training.step_report import StepReport
@@ -67,14 +67,14 @@ class Validation:
         self.samples = ValidationSamples(config, groups, model.modules, data, prompts, requests) if prompts else None
         self.sampled_weights = self.weights[min(1, len(self.weights) - 1)]
 
-    def run(self, iteration: int) -> list[dict[str, Any]]:
-        """The rows of the log, without `iteration`; the same on all ranks.
+    def run(self, progress: Progress) -> list[EvalRow | SampleRow]:
+        """The rows of the log after the steps so far; the same on all ranks.
 
         Raises:
             TooManyBadSamplesError: more held-out clips than `--max-bad-samples` cannot be decoded.
             Interrupted: the ranks have agreed to leave; nothing of this evaluation counts.
         """
-        rows: list[dict[str, Any]] = []
+        rows: list[EvalRow | SampleRow] = []
         with self.model.complete_weights(), undisturbed(self.model.modules):
             batches = self._held_out()
             for weights in self.weights:
@@ -83,9 +83,9 @@ class Validation:
                     continue
                 with self._in_model(weights):
                     if batches:
-                        rows.append({"kind": "eval", "weights": weights, **self._losses(batches)})
+                        rows.append(self._evaluate(batches, weights, progress))
                     if sampled is not None:
-                        rows += [{"kind": "sample", "weights": weights, **row} for row in sampled.write(iteration)]
+                        rows += sampled.write(weights, progress)
         return rows
 
     def _held_out(self) -> list[StepBatch]:
@@ -107,16 +107,19 @@ class Validation:
             raise Interrupted(outcome.stop)
         return outcome.losses
 
-    def _losses(self, batches: list[StepBatch]) -> dict[str, Any]:
+    def _evaluate(self, batches: list[StepBatch], weights: str, progress: Progress) -> EvalRow:
         start = time.perf_counter()
         losses = evaluate(batches, self._forward_losses, self.groups.device)
         curve = sigma_curve(self.sigmas, losses, self.config.validation.eval_sigma_bins)
-        return {
-            "loss": losses.mean().item(),
-            "sigma_edges": curve.edges,
-            "sigma_losses": curve.losses,
-            "seconds": time.perf_counter() - start,
-        }
+        return EvalRow(
+            iteration=progress.iteration,
+            consumed_samples=progress.consumed_samples,
+            weights=weights,
+            loss=losses.mean().item(),
+            sigma_edges=curve.edges,
+            sigma_losses=curve.losses,
+            seconds=time.perf_counter() - start,
+        )
 
     @contextlib.contextmanager
     def _in_model(self, weights: str) -> Iterator[None]:

@@ -52,7 +52,7 @@ class PlannedSample:
 
     position: int
     row: int
-    """Of the index."""
+    """Row of the index."""
     bucket: Bucket
     epoch: int
 
