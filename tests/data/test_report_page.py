@@ -21,7 +21,7 @@ from vidtron.data.fit import ClipFit
 from vidtron.data.planning.plan import Plan
 from vidtron.data.report.assemble import assemble
 from vidtron.data.report.cards import shown_frames, thumbnail
-from vidtron.data.report.html import embedded
+from vidtron.data.report.html import document, embedded
 from vidtron.data.report.page import content, page
 from vidtron.data.report.planned import buckets_of
 from vidtron.data.shards.index import ShardIndex
