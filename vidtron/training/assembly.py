@@ -19,6 +19,7 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 from vidtron.config.run import RunConfig
 from vidtron.models import freezing
 from vidtron.models.build import build_chunks
+from vidtron.models.family import Family
 from vidtron.parallel.groups import Groups
 from vidtron.training.ema import WeightAverages, rules
 from vidtron.training.learning_rate import make_scheduler
@@ -76,7 +77,7 @@ class TrainedModel:
                 chunk.enable_forward_pre_hook()
 
 
-def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
+def assemble(family: Family, config: RunConfig, groups: Groups) -> TrainedModel:
     """Build this rank's part of the model with everything that trains it.
 
     Args:
