@@ -11,12 +11,12 @@ PAGES = [ROOT / "docs" / "extending.md", *ROOT.glob("docs/debugging.md"), ROOT /
 
 
 def paths_named(text: str) -> list[str]:
-    """What stands in backticks and is a path in the repository: one in a folder of it, or a Python file beside them."""
+    """What stands in backticks and is a path: in a folder of the repository, or a Python file beside the folders."""
     words = re.findall(r"`([\w./*-]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     return [
         word
         for word in words
-        if (word.split("/")[0] in FOLDERS and "/" in word) or re.fullmatch(r"[\w-]+/[\w./-]+\.\w+|\w+_\w+\.py", word)
+        if (word.split("/")[0] in FOLDERS and "/" in word) or re.fullmatch(r"[\w-]+/[\w./-]+\.\w+|[a-z]\w*_\w+\.py", word)
     ]
 
 
