@@ -13,11 +13,8 @@ PAGES = [ROOT / "docs" / "extending.md", *ROOT.glob("docs/debugging.md"), ROOT /
 def paths_named(text: str) -> list[str]:
     """What stands in backticks and is a path: in a folder of the repository, or a Python file beside the folders."""
     words = re.findall(r"`([\w./*-]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    return [
-        word
-        for word in words
-        if (word.split("/")[0] in FOLDERS and "/" in word) or re.fullmatch(r"[\w-]+/[\w./-]+\.\w+|[a-z]\w*_\w+\.py", word)
-    ]
+    file = re.compile(r"[\w-]+/[\w./-]+\.\w+|[a-z]\w*_\w+\.py")
+    return [word for word in words if file.fullmatch(word) or ("/" in word and word.split("/")[0] in FOLDERS)]
 
 
 def missing(text: str) -> list[str]:

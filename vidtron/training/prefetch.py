@@ -29,7 +29,7 @@ class Prefetcher(Generic[Result]):
         self._error: BaseException | None = None
         self._closing = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="ahead", daemon=True) if depth > 0 else None
+        self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True) if depth > 0 else None
         if self._thread is not None:
             self._thread.start()
 
