@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.inference.test_sample import ALONE, LAYOUTS, assert_same, latents_of
+from tests.inference.test_run import ALONE, LAYOUTS, assert_same, latents_of
 
 from tests.inference.jobs import config_of, errors_of, prompts, sampled
 from tests.tools.test_sample_video import run_tool
