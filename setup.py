@@ -14,7 +14,7 @@ setup(
     packages=find_packages(include=["vidtron", "vidtron.*"]),
     package_data={
         "vidtron.data.planning": ["aspect_ratios.json"],
-        "vidtron.data.report": ["page.css", "page.js", "template.html"],
+        "vidtron.data.report": ["body.html", "page.css", "page.js"],
     },
     python_requires=">=3.11,<3.13",
     install_requires=[

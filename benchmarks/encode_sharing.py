@@ -29,9 +29,9 @@ from vidtron.models.registry import family_of
 from vidtron.parallel import barrier, initialized
 from vidtron.training.batches import BatchSource
 from vidtron.training.exchange import ReplicaExchange
-from vidtron.training.samples import SampleMaker
-from vidtron.training.sources import share_of
-from vidtron.training.steps import Step
+from vidtron.training.rank_share import RankShare
+from vidtron.training.sample_maker import SampleMaker
+from vidtron.training.step_plan import Step
 
 NETWORK = CogVideoXConfig(
     num_layers=2, hidden_size=128, num_attention_heads=4, time_embed_dim=128, text_length=226, text_width=512
@@ -93,7 +93,7 @@ def seconds_per_batch(run: RunConfig, ranks: int, batch: int, batches: int) -> l
             groups.device,
             seed=0,
         )
-        share = share_of(run, groups)
+        share = RankShare.from_config(run, replica=0, replicas=1, rank=groups.replica_rank, ranks=groups.replica_size)
         source = BatchSource(
             ReadyClips(share.owned_positions(steps), steps[0]),
             maker,

@@ -34,6 +34,7 @@ from vidtron.data.checks_numbers import check_numbers
 from vidtron.data.planning.blend import split_weights
 from vidtron.data.planning.buckets_statistics import BucketStatistics, merged, spread, statistics_of
 from vidtron.data.planning.plan import Plan
+from vidtron.data.report.html import document
 from vidtron.data.shards.index import ShardIndex
 from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.models.registry import family_of, preset, preset_names, with_plugins
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     if own.plot is not None:
         drawing = svg(groups, each)
         if own.plot.suffix == ".html":
-            drawing = f'<!doctype html><meta charset="utf-8"><title>Buckets</title>\n{drawing}'
+            drawing = document("Buckets", drawing)
         own.plot.write_text(drawing, encoding="utf-8")
 
 

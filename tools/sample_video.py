@@ -26,7 +26,7 @@ from vidtron.config.ranges import Range, refusals, shown
 from vidtron.config.world import World
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt, read_prompts
-from vidtron.inference.sample import Failure, Video, check, sample, sampled_run
+from vidtron.inference.run import Failure, Video, check, sample, sampled_run
 from vidtron.inference.video_files import OutputConfig, VideoFiles
 from vidtron.models.registry import with_plugins
 

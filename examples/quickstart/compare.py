@@ -21,7 +21,7 @@ from vidtron.data.planning.plan import Plan
 from vidtron.encoders.factory import video_autoencoder
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sample import Video, sample, sampled_run
+from vidtron.inference.run import Video, sample, sampled_run
 from vidtron.inference.video_io import contact_sheet, psnr, to_uint8, write_video
 from vidtron.models.registry import family_of
 

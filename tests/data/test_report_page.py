@@ -21,7 +21,8 @@ from vidtron.data.fit import ClipFit
 from vidtron.data.planning.plan import Plan
 from vidtron.data.report.assemble import assemble
 from vidtron.data.report.cards import shown_frames, thumbnail
-from vidtron.data.report.page import content, embedded, page
+from vidtron.data.report.html import document, embedded
+from vidtron.data.report.page import content, page
 from vidtron.data.report.planned import buckets_of
 from vidtron.data.shards.index import ShardIndex
 
@@ -116,6 +117,14 @@ def test_no_text_of_the_dataset_is_markup(shards: Path):
     assert html.count("<script") == html.count("</script>") == 2
     assert "<img" not in html
     assert html.count("onerror=") == 1  # in the data, and nowhere else
+
+
+def test_a_page_runs_its_own_script_alone():
+    html = document("<b>", "<p>drawn</p>", script="1 < 2", data=["</script>"])
+    assert "<title>&lt;b&gt;</title>" in html and "<p>drawn</p>" in html
+    assert "</script>" not in html.partition('id="data">')[2].partition("</script>\n<script>")[0]
+    assert "script-src 'sha256-" in html and html.endswith("<script>1 < 2</script>\n</body>\n</html>\n")
+    assert "script" not in document("Buckets", "<svg/>")
 
 
 def test_the_page_needs_nothing_else(shards: Path):

@@ -113,11 +113,12 @@ def test_a_run_starts_alike_from_every_format_in_every_layout(pool, shards, tmp_
 
 def master_weights_match(rank, run):
     """Job: after starting from weights, the optimizer's fp32 copies are theirs."""
-    from vidtron.training.starting_weights import find_weights, start_from
+    from vidtron.training.resume import likely_choice
+    from vidtron.training.starting_weights import start_from, weights_at
 
     with initialized(run, World.from_environment()) as groups:
         model = assemble(CogVideoXFamily(), run, groups)
-        weights = find_weights(run.checkpoint)
+        weights = weights_at(run.checkpoint, likely_choice(run.checkpoint).path)
         assert weights is not None
         remarks = start_from(weights, run, model, groups)
         mains = [p.main_param for chunk in model.modules for p in chunk.parameters()]

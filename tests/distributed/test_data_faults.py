@@ -17,7 +17,7 @@ from vidtron import checkpoint
 from vidtron.data.planning.plan import Plan
 from vidtron.data.shards.index import Sample, ShardIndex
 from vidtron.models.registry import family_of
-from vidtron.training.sources import training_plan
+from vidtron.training.training_plan import training_plan
 
 STEPS = 12
 """An epoch has seven."""

@@ -20,6 +20,7 @@ from tests.distributed.rank_pool import _free_port
 from tests.distributed.toy import Layout as ToyLayout
 from tests.distributed.toy import Toy
 from tests.small_disk import SmallDisk, small_disk
+from tests.training.log_row import train_row
 from vidtron import checkpoint
 from vidtron.checkpoint import folders
 from vidtron.config.storage import StorageError
@@ -243,7 +244,7 @@ def test_metrics_rows_are_whole_or_not_there(tmp_path):
             file = MetricsFile(disk.folder)
             with pytest.raises(StorageError, match=rf"{disk.folder}/metrics.jsonl: cannot be written \("):
                 for number in range(100):
-                    file.write({"number": number, "text": "x" * 100})
+                    file.write(train_row(iteration=number))
             file.close()
         rows = [json.loads(line) for line in (disk.folder / "metrics.jsonl").read_text().splitlines()]
-        assert [row["number"] for row in rows] == list(range(len(rows))) and rows
+        assert [row["iteration"] for row in rows] == list(range(len(rows))) and rows

@@ -5,7 +5,7 @@ import torch
 
 from tests.distributed.layouts import LAYOUTS, UNEVEN_TEXT, Layout, small_run, train
 from vidtron.checkpoint import latest, read_full_state
-from vidtron.training.step import ForwardStep
+from vidtron.training.forward_step import ForwardStep
 
 MASKS = {"frame_masks": ["image_head", "0.3", "random", "0.2", "interpolate", "0.2"]}
 LORA = {

@@ -16,7 +16,7 @@ import pytest
 from tests.distributed.layouts import LAYOUTS, Layout, small_run, train
 from tests.shards import write_shards
 from vidtron.checkpoint import completed, engine, folders, iteration_of, read_state
-from vidtron.training import evaluate, sources, validation_samples
+from vidtron.training import batches, evaluate, validation_samples
 from vidtron.training.trainer import Trainer
 
 STEPS = 4
@@ -48,9 +48,9 @@ def once(home: Any, name: str, call: int, seen: list[str]) -> Callable[[pytest.M
 
 # What is counted, and at which call the signal comes.
 MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "groups": (run, "DataRoom", 1),
+    "groups": (run, "RunData", 1),
     "model": (run, "assemble", 1),
-    "first batch": (sources.TrainingBatches, "__next__", 1),
+    "first batch": (batches.TrainingBatches, "__next__", 1),
     "reading held-out clips": (evaluate, "moved", 1),
     "evaluation": (Trainer, "_forward", 2),
     "last batch of the evaluation": (Trainer, "_forward", 3),

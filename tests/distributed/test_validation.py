@@ -17,7 +17,7 @@ from vidtron.checkpoint import latest, read_full_state
 from vidtron.config.world import World
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sample import load_sampler
+from vidtron.inference.run import load_sampler
 from vidtron.inference.video_io import psnr, read_video, write_video
 from vidtron.parallel import initialized
 from vidtron.training.evaluate import EVALUATION_SEED

@@ -30,6 +30,7 @@ from vidtron.config.precision import PrecisionConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.training import TrainingConfig
 from vidtron.parallel import Groups, named_generator, sample_generator, virtual_pipeline_size
+from vidtron.training.optimizer import OPTIMIZERS, let_state_load
 
 TOKENS, WIDTH, LAYERS, GLOBAL_BATCH = 4, 8, 4, 4
 
@@ -194,6 +195,7 @@ class Toy:
             use_gloo_process_groups=False,
             pg_collection=groups.pg,
         )
+        let_state_load(self.optimizer, OPTIMIZERS[layout.optimizer].state(optimizer))
         self.scheduler = OptimizerParamScheduler(
             self.optimizer, 0.0, optimizer.lr, 0.0, 2, 20, "cosine", 0.01, 0.01, 0, "constant",
             use_checkpoint_opt_param_scheduler=False, override_opt_param_scheduler=True,

@@ -9,7 +9,7 @@ import torch
 from vidtron.config.world import World
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sample import Failure, Video, check, sample, sampled_run
+from vidtron.inference.run import Failure, Video, check, sample, sampled_run
 from vidtron.inference.video_sampler import VideoSampler
 
 TEXTS = ["moving colours, number 1", "moving colours, number 2", "nothing at all"]

@@ -16,7 +16,7 @@ from vidtron.inference.prompts import Prompt
 from vidtron.inference.video_sampler import VideoSampler
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.training.packing import Packing
-from vidtron.training.samples import SampleMaker
+from vidtron.training.sample_maker import SampleMaker
 
 
 @pytest.fixture

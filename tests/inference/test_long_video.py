@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.inference.jobs import config_of, errors_of, prompts, sampled
-from tests.inference.test_sample import ALONE, LAYOUTS, assert_same, latents_of
+from tests.inference.test_run import ALONE, LAYOUTS, assert_same, latents_of
 from tests.tools.test_sample_video import run_tool
 from vidtron.encoders.space_time import SpaceTimeTransform
 from vidtron.inference.config import GivenFramesConfig

@@ -15,7 +15,7 @@ from vidtron.config.world import World
 from vidtron.inference import weights
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sample import sampled_run
+from vidtron.inference.run import sampled_run
 
 ALONE = World(size=1, rank=0, local_rank=0, has_cuda=False)
 SIZE = {"num_frames": 9, "height": 32, "width": 48, "dtype": "fp32"}

@@ -87,7 +87,6 @@ BAD: list[tuple[World, dict[str, Any], str, str]] = [
      "--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce", "accepted"),
     (CPU, {"overlap_param_gather": True, "overlap_grad_reduce": True},
      "--overlap-param-gather needs --use-distributed-optimizer;", "accepted"),
-    (CPU, {"optimizer": "sgd", "use_distributed_optimizer": True}, "--use-distributed-optimizer", "--optimizer adam"),
     (GPU, {"fp8_format": "hybrid"}, "--fp8-format hybrid needs --bf16", "accepted"),
     (GPU, {"fp8_format": "hybrid", "bf16": True, "transformer_impl": "local"}, "--fp8-format hybrid",
      "accepted: --transformer-impl auto, transformer_engine"),

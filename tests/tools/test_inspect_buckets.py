@@ -60,7 +60,7 @@ def test_an_epoch_without_steps_is_shown(words: list[str], capsys: pytest.Captur
 def test_the_plot(words: list[str], tmp_path: Path, name: str) -> None:
     inspect_buckets.main([*words, "--plot", str(tmp_path / name)])
     text = (tmp_path / name).read_text()
-    root = ElementTree.fromstring(text[text.index("<svg") :])
+    root = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + len("</svg>")])
     written = ["".join(node.itertext()) for node in root.iter() if node.tag.endswith("text")]
     assert "480x240-17f-2.00" in written and "no whole batch" in written
     assert all(float(node.get("width", "0").rstrip("%")) >= 0 for node in root.iter() if node.tag.endswith("rect"))

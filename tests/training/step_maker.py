@@ -2,7 +2,7 @@
 
 from vidtron.config.data import ClipSize
 from vidtron.data.planning.buckets import Bucket
-from vidtron.training.steps import Step
+from vidtron.training.step_plan import Step
 
 
 def step_of(consumed: int, size: int, clip: tuple[int, int, int] = (9, 32, 48)) -> Step:

@@ -10,8 +10,8 @@ from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.training.batches import BatchSource
 from vidtron.training.exchange import ReplicaExchange
 from vidtron.training.packing import Packing
-from vidtron.training.positions import Share
-from vidtron.training.steps import walk
+from vidtron.training.rank_share import RankShare
+from vidtron.training.step_plan import walk
 
 CPU = torch.device("cpu")
 SMALL, LARGE = (1, 16, 16), (1, 32, 16)
@@ -81,7 +81,7 @@ def step_at(consumed):
     return step_of(consumed, 4, SMALL if consumed < 12 else LARGE)
 
 
-def source(positions=None, share=Share(2, 0, 1, 0, 1), steps=2):  # noqa: B008
+def source(positions=None, share=RankShare(2, 0, 1, 0, 1), steps=2):  # noqa: B008
     reading = share.owned_positions(walk(step_at, 8, steps)) if positions is None else positions
     return BatchSource(
         Loader(reading, lambda position: step_at(position // 4 * 4).clip_size),
@@ -117,7 +117,7 @@ def test_steps_follow_each_other():
 
 
 def test_each_step_has_its_size():
-    share = Share(3, 1, 2, 0, 1)  # replica 1 of two: 2 samples of each step, in one micro-batch
+    share = RankShare(3, 1, 2, 0, 1)  # replica 1 of two: 2 samples of each step, in one micro-batch
     first, second = source(share=share)
     assert first.micro_batches[0].latents[VIDEO].shape == (2, 1, 1, 2, 2)
     assert second.micro_batches[0].positions == (14, 15)

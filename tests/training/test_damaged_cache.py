@@ -27,7 +27,7 @@ from vidtron.encoders.space_time import SpaceTimeTransform
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.registry import family_of
 from vidtron.training.latent_cache import LatentCache
-from vidtron.training.sources import training_plan
+from vidtron.training.training_plan import training_plan
 
 SEED = int(os.environ.get("VIDTRON_DAMAGE_SEED", "0"))
 TRIES = 200

@@ -17,7 +17,7 @@ from vidtron.encoders.space_time import CAUSAL
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
 from vidtron.training.encoded import EncodedClip, from_tensors, to_tensors
-from vidtron.training.samples import SampleMaker, bernoulli, pixels_CFHW
+from vidtron.training.sample_maker import SampleMaker, bernoulli, pixels_CFHW
 
 CPU = torch.device("cpu")
 SIZE = ClipSize(9, 16, 24)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidtron.training.health import NonFiniteStepError, checked, describe_samples
-from vidtron.training.report import StepReport
+from vidtron.training.step_report import StepReport
 
 GOOD = StepReport(torch.tensor([1.0, 2.0]), (0, 1), (0, 0), 1.0, None)
 BAD = StepReport(torch.tensor([1.0, math.nan]), (0, 1), (0, 0), 1.0, None)

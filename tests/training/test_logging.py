@@ -3,22 +3,24 @@ import json
 
 import pytest
 
+from tests.training.log_row import train_row
 from tests.training.small import small_run
+from vidtron.training.log_rows import EvalRow
 from vidtron.training.logging import Logger, Terminal
 
-ROW = {
-    "kind": "train", "iteration": 1, "loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-4, "samples_per_second": 1.0,
-    "tokens_per_second": 1.0, "model_tflops_per_device": 1.0, "memory_gib": 1.0, "data_percent": 0.0,
-    "decode_percent": 0.0, "encode_percent": 0.0, "bucket": "32x48-9f", "bad_samples": 0,
-}  # fmt: skip
+ROW = train_row()
 
 
 def test_plain_lines_in_a_log(capsys):
     stream = io.StringIO()
     terminal = Terminal(train_iters=10, iteration=0, interval=2, stream=stream)
     for iteration in range(1, 6):
-        terminal.write({**ROW, "iteration": iteration})
-    terminal.write({"kind": "eval", "iteration": 5, "loss": 0.1, "seconds": 1.0})
+        terminal.write(train_row(iteration=iteration))
+    terminal.write(
+        EvalRow(
+            iteration=5, consumed_samples=5, weights="model", loss=0.1, sigma_edges=[], sigma_losses=[], seconds=1.0
+        )
+    )
     lines = stream.getvalue().splitlines()
     assert [line.split(" |")[0] for line in lines] == ["step 2/10", "step 4/10", "evaluation after step 5"]
     assert "\r" not in stream.getvalue()
@@ -28,7 +30,7 @@ def test_bar_on_a_terminal(capsys):
     stream = io.StringIO()
     stream.isatty = lambda: True  # type: ignore[method-assign]
     terminal = Terminal(train_iters=10, iteration=3, interval=1, stream=stream)
-    terminal.write({**ROW, "iteration": 4})
+    terminal.write(train_row(iteration=4))
     terminal.close()
     assert terminal.bar.n == 4
     assert "4/10" in capsys.readouterr().err
@@ -37,12 +39,12 @@ def test_bar_on_a_terminal(capsys):
 def test_every_step_is_a_row(tmp_path):
     logger = Logger(small_run(save=tmp_path, log_interval=5), 0, active=True)
     for iteration in (1, 2):
-        logger.write({**ROW, "iteration": iteration})
+        logger.write(train_row(iteration=iteration))
         # Flushed at once, not when the run ends.
         assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == iteration
     logger.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert rows[1] == {**ROW, "iteration": 2}
+    assert rows[1] == train_row(iteration=2).content()
 
 
 def test_other_ranks_write_nothing(tmp_path, capsys):

@@ -10,8 +10,8 @@ from tests.data.array_index import random_index
 from tests.data.test_plan_properties import FIT
 from vidtron.config.data import DataConfig
 from vidtron.data.planning.plan import Plan
-from vidtron.training.positions import Share
-from vidtron.training.steps import step_at, walk
+from vidtron.training.rank_share import RankShare
+from vidtron.training.step_plan import step_at, walk
 
 BATCHES = (4, 8, 12)
 """Divisible by every number of replicas below."""
@@ -47,7 +47,7 @@ def read_by_all_ranks(plan: Plan, replicas: int, ranks: int, micro: int, consume
     positions: list[int] = []
     for replica in range(replicas):
         for rank in range(ranks):
-            share = Share(micro, replica, replicas, rank, ranks)
+            share = RankShare(micro, replica, replicas, rank, ranks)
             positions += share.owned_positions(walk(lambda c: step_at(plan, lambda _: 8, c), consumed, steps))
     return positions
 

@@ -9,7 +9,7 @@ from vidtron.diffusion.continuous import FlowSchedule
 from vidtron.diffusion.density import LogitNormal, Uniform, timesteps_at
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import RankGroups
-from vidtron.training.positions import Share
+from vidtron.training.rank_share import RankShare
 from vidtron.training.timestep_draws import TimestepDraws
 
 BATCH = 48
@@ -19,7 +19,7 @@ def over_layout(draws, consumed, replicas, micro_batch):
     """What the replicas draw, each for its own micro-batches: place in the global batch -> timestep."""
     found = {}
     for replica in range(replicas):
-        share = Share(micro_batch, replica, replicas, rank=0, ranks=1)
+        share = RankShare(micro_batch, replica, replicas, rank=0, ranks=1)
         for positions in share.micro_batches(step_of(consumed, BATCH)):
             drawn = draws(step_of(consumed, BATCH), positions).tolist()
             found.update(zip((p - consumed for p in positions), drawn, strict=True))

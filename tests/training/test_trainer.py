@@ -18,8 +18,8 @@ from vidtron.config.world import World
 from vidtron.training import trainer as trainer_module
 from vidtron.training.bad_samples import TooManyBadSamplesError
 from vidtron.training.batches import MicroBatch
+from vidtron.training.forward_step import ForwardStep
 from vidtron.training.health import NonFiniteStepError
-from vidtron.training.step import ForwardStep
 
 
 def train(run):

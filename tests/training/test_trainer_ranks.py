@@ -11,9 +11,9 @@ from tests.distributed.rank_pool import RankFailure
 from tests.shards import write_shards
 from tests.training.small import small_run
 from vidtron.checkpoint import completed
-from vidtron.training import samples as samples_module
 from vidtron.training import trainer as trainer_module
-from vidtron.training.step import ForwardStep
+from vidtron.training.forward_step import ForwardStep
+from vidtron.training.sample_maker import SampleMaker
 
 PP2 = {"pipeline_model_parallel_size": 2}
 INTERLEAVED = {**PP2, "num_layers_per_virtual_pipeline_stage": 1, "num_layers": 4}
@@ -55,18 +55,18 @@ def train_with_nan(rank: int, run, position: int):
 
 def train_with_bad_sample(rank: int, run):
     """Job: one sample cannot be made, on the one rank that makes it."""
-    original = samples_module.SampleMaker.make
+    original = SampleMaker.make
 
     def failing(self, clip):
         if clip.position == 1:
             raise ValueError(f"sample {clip.key} is broken")
         return original(self, clip)
 
-    samples_module.SampleMaker.make = failing
+    SampleMaker.make = failing
     try:
         return train(rank, run)
     finally:
-        samples_module.SampleMaker.make = original
+        SampleMaker.make = original
 
 
 @pytest.mark.parametrize("flags", [{}, {"tensor_model_parallel_size": 2}, PP2], ids=["DP2", "TP2", "PP2"])

@@ -64,8 +64,6 @@ def sharded_state(
     }
     if optimizer is None:
         return models
-    if is_loading:
-        _let_momentum_load(optimizer)
     optimizer_state = optimizer.sharded_state_dict(models, is_loading=is_loading, metadata=metadata)
     if not is_loading:
         _agree_on_step(optimizer_state, groups)
@@ -130,22 +128,6 @@ def once_each(state: Any, seen: set[Any] | None = None) -> Any:
     if isinstance(state, list):
         return [once_each(value, known) for value in state if is_new(value)]
     return state
-
-
-def _let_momentum_load(optimizer: Any) -> None:
-    """Give SGD what allocates the state to load into.
-
-    megatron-core brings it for Adam only (optimizer/__init__.py:580, 0.16.1) and calls None for SGD.
-    """
-
-    def allocate(sgd: Any, config: Any = None) -> None:
-        for group in sgd.param_groups:
-            for parameter in group["params"] if group["momentum"] else []:
-                sgd.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        if part.init_state_fn is None:
-            part.init_state_fn = allocate
 
 
 def restore(

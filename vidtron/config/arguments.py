@@ -15,7 +15,7 @@ SECONDS = Range(0, 1_000_000, above=True)
 
 
 def number_in(kind: type[Number], accepted: Range) -> Callable[[str], Number]:
-    """Of that kind, within the range."""
+    """A parser of numbers of that kind within the range, for argparse."""
 
     def read(word: str) -> Number:
         try:

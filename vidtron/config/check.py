@@ -25,8 +25,7 @@ def check(config: RunConfig, world: World) -> list[str]:
 
 
 def check_values(config: RunConfig, world: World) -> list[str]:
-    """Of every number whether it is in its field's range, and of every name whether it can be one; and whether the
-    folders that will be written can be."""
+    """Numbers out of their fields' ranges, names that cannot be names, and folders that cannot be written."""
     return [*(refusal.message for refusal in refusals(config)), *_check_folders(config, world)]
 
 

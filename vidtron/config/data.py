@@ -72,7 +72,7 @@ class DataConfig:
 
     @property
     def size(self) -> ClipSize:
-        """Of the run's clips, where there are no buckets."""
+        """Size of the run's clips, where there are no buckets."""
         return ClipSize(self.num_frames, self.height, self.width)
 
 

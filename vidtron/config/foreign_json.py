@@ -7,7 +7,7 @@ from typing import Any
 DEEPEST = 100
 """Brackets inside one another."""
 MOST_BYTES = 64 << 20
-"""Of one text."""
+"""Most bytes of one text."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 

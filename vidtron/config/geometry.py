@@ -70,5 +70,5 @@ class LatentGeometry:
 
 
 def causal_geometry(channels: int, temporal_ratio: int, spatial_ratio: int) -> LatentGeometry:
-    """Of causal video autoencoders: the first frame alone, then groups of `temporal_ratio`."""
+    """Geometry of causal video autoencoders: the first frame alone, then groups of `temporal_ratio`."""
     return LatentGeometry(channels, spatial_ratio, temporal_ratio)

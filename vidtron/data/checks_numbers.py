@@ -31,11 +31,6 @@ def _check_sat(data: DataConfig) -> Iterator[str]:
         yield f"--bucket-config {data.bucket_config} with --clip-window sat, which has none: accepted: one of the two"
 
 
-def flag_of(field: str) -> str:
-    """The flag of a field."""
-    return "--" + field.replace("_", "-")
-
-
 def _check_batches(data: DataConfig) -> Iterator[str]:
     tokens = data.global_batch_tokens
     if data.bucket_batch == "tokens" and tokens is None:

@@ -20,7 +20,7 @@ from vidtron.config.world import World
 from vidtron.inference import weights
 from vidtron.inference.config import ENCODER_PATHS, SamplingConfig
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sample import Video
+from vidtron.inference.run import Video
 from vidtron.inference.video_io import write_frames, write_video
 
 _SLUG_LETTERS = 48

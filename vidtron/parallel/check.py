@@ -37,7 +37,7 @@ def check(config: RunConfig, world: World) -> list[str]:
         *errors,
         *layout,
         *_check_backend(config, world),
-        *_check_optimizer(config),
+        *_check_overlap(config),
         *_check_precision(config, world),
         *_check_recomputation(config),
     ]
@@ -139,26 +139,21 @@ def _check_backend(config: RunConfig, world: World) -> list[str]:
     return errors
 
 
-def _check_optimizer(config: RunConfig) -> list[str]:
+def _check_overlap(config: RunConfig) -> list[str]:
     optimizer = config.optimizer
-    errors = []
-    if optimizer.overlap_param_gather:
-        missing = [
-            flag
-            for flag, given in (
-                ("--use-distributed-optimizer", optimizer.use_distributed_optimizer),
-                ("--overlap-grad-reduce", optimizer.overlap_grad_reduce),
-            )
-            if not given
-        ]
-        if missing:
-            errors.append(f"--overlap-param-gather needs {' and '.join(missing)}; accepted: with both, or without it")
-    if optimizer.use_distributed_optimizer and optimizer.optimizer != "adam":
-        errors.append(
-            f"--use-distributed-optimizer splits Adam's state and cannot save that of --optimizer "
-            f"{optimizer.optimizer}; accepted: --optimizer adam"
+    if not optimizer.overlap_param_gather:
+        return []
+    missing = [
+        flag
+        for flag, given in (
+            ("--use-distributed-optimizer", optimizer.use_distributed_optimizer),
+            ("--overlap-grad-reduce", optimizer.overlap_grad_reduce),
         )
-    return errors
+        if not given
+    ]
+    if not missing:
+        return []
+    return [f"--overlap-param-gather needs {' and '.join(missing)}; accepted: with both, or without it"]
 
 
 def _check_precision(config: RunConfig, world: World) -> list[str]:

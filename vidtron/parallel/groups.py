@@ -17,12 +17,12 @@ class Groups:
     """
 
     pg: ProcessGroupCollection
-    """The same groups as megatron-core takes them."""
+    """The run's groups as megatron-core takes them."""
     replica: ProcessGroup
     exchange: ProcessGroup
     """The replica's ranks in a gloo group, for what travels through the host's memory."""
     background: ProcessGroup
-    """The same ranks in another gloo group, which only the thread uses that works beside the training."""
+    """The ranks of `exchange` in another gloo group, which only the thread uses that works beside the training."""
     device: torch.device
     """Where this rank computes."""
 

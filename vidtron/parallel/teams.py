@@ -20,7 +20,7 @@ class Team:
 
     @property
     def number(self) -> int:
-        """Of this team, from 0."""
+        """Number of this team, from 0."""
         return self.groups.dp_rank // (1 if self.pair is None else 2)
 
     @property

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from megatron.core import tensor_parallel
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.optimizer import MegatronOptimizer, clip_grads, get_megatron_optimizer
-from megatron.core.optimizer import OptimizerConfig as McoreOptimizerConfig
+from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.module import Float16Module, MegatronModule
@@ -21,8 +19,11 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 from vidtron.config.run import RunConfig
 from vidtron.models import freezing
 from vidtron.models.build import build_chunks
+from vidtron.models.family import Family
 from vidtron.parallel.groups import Groups
 from vidtron.training.ema import WeightAverages, rules
+from vidtron.training.learning_rate import make_scheduler
+from vidtron.training.optimizer import clip_and_step, gradient_norm, make_optimizer
 
 
 @dataclass
@@ -32,7 +33,7 @@ class TrainedModel:
     modules: list[MegatronModule]
     """The bare chunks of this rank: one, or one for each virtual pipeline stage."""
     chunks: list[DistributedDataParallel]
-    """The same, wrapped."""
+    """The chunks wrapped for data parallelism (and half precision), in the same order."""
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     averages: WeightAverages
@@ -46,29 +47,21 @@ class TrainedModel:
 
     def gradient_norm(self) -> float:
         """L2 norm of the whole model's gradient, the same on all ranks; makes the gradients ready for `update`."""
-        self.optimizer.prepare_grads()
-        norm = self.optimizer.get_grad_norm()
-        return float(norm.item() if isinstance(norm, torch.Tensor) else norm)
+        return gradient_norm(self.optimizer)
 
-    @torch.no_grad()
     def update(self, gradient_norm: float) -> None:
         """Clip the gradients, step the optimizer and the scheduler, and count the new weights in their averages.
 
-        This is mcore's `ChainedOptimizer.step` without its first half, `gradient_norm`, which the trainer looks at
-        before it lets the weights change.
+        Args:
+            gradient_norm: of the whole model, which the trainer looks at before it lets the weights change.
         """
-        parts = getattr(self.optimizer, "chained_optimizers", [self.optimizer])
-        for part in parts:
-            if self.clip_grad > 0 and not getattr(part, "is_stub_optimizer", False):
-                _clip(part, self.clip_grad, gradient_norm)
-        if not self.optimizer.step_with_ready_grads():
-            raise RuntimeError("the optimizer refused the step")
+        clip_and_step(self.optimizer, self.clip_grad, gradient_norm)
         self.scheduler.step(increment=1)
         self.averages.update()
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update."""
+        """Learning rate of the next update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @contextlib.contextmanager
@@ -84,7 +77,7 @@ class TrainedModel:
                 chunk.enable_forward_pre_hook()
 
 
-def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
+def assemble(family: Family, config: RunConfig, groups: Groups) -> TrainedModel:
     """Build this rank's part of the model with everything that trains it.
 
     Args:
@@ -114,16 +107,13 @@ def assemble(family: Any, config: RunConfig, groups: Groups) -> TrainedModel:
     ]
     if groups.device.type == "cpu" and not config.optimizer.overlap_grad_reduce:
         _accumulate_in_the_product(modules)
-    optimizer = get_megatron_optimizer(
-        _optimizer_config(config), chunks, use_gloo_process_groups=False, pg_collection=groups.pg
-    )
-    _step_in_one_pass(optimizer)
+    optimizer = make_optimizer(config, chunks, groups)
     _connect(config, chunks, optimizer)
     return TrainedModel(
         modules=modules,
         chunks=chunks,
         optimizer=optimizer,
-        scheduler=_scheduler(config, optimizer),
+        scheduler=make_scheduler(config, optimizer),
         averages=WeightAverages(rules(config.ema), chunks, optimizer),
         clip_grad=config.optimizer.clip_grad,
     )
@@ -142,26 +132,6 @@ def _accumulate_in_the_product(modules: list[MegatronModule]) -> None:
                 layer.gradient_accumulation_fusion = True
 
 
-def _step_in_one_pass(optimizer: MegatronOptimizer) -> None:
-    """Torch's AdamW in its fused form, one pass over memory where its default on a CPU makes ten."""
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        if isinstance(getattr(part, "optimizer", None), torch.optim.AdamW):
-            for settings in (part.optimizer.defaults, *part.optimizer.param_groups):
-                settings["fused"] = True
-
-
-def _clip(part: MegatronOptimizer, max_norm: float, norm: float) -> None:
-    """Scale gradients down to the norm: where torch's fused AdamW steps, within its one pass, else as mcore does."""
-    if isinstance(part.optimizer, torch.optim.AdamW) and part.optimizer.defaults["fused"]:
-        # What AdamW divides gradients by; the small number is mcore's (optimizer/clip_grads.py).
-        excess = (norm + 1e-6) / max_norm
-        part.optimizer.grad_scale = torch.tensor(excess) if excess > 1 else None  # type: ignore[attr-defined]
-        return
-    clip_grads.clip_grad_by_total_norm_fp32(
-        part.get_parameters(), max_norm=max_norm, total_norm=norm, use_decoupled_grad=False
-    )
-
-
 def _ddp_config(config: RunConfig) -> DistributedDataParallelConfig:
     optimizer = config.optimizer
     return DistributedDataParallelConfig(
@@ -176,57 +146,6 @@ def _ddp_config(config: RunConfig) -> DistributedDataParallelConfig:
 def _aligned_gather(config: RunConfig) -> bool:
     """Gather weights when the interleaved schedule says so, at the same time on all stages."""
     return config.optimizer.overlap_param_gather and config.parallel.num_layers_per_virtual_pipeline_stage is not None
-
-
-def _optimizer_config(config: RunConfig) -> McoreOptimizerConfig:
-    ours = config.optimizer
-    return McoreOptimizerConfig(
-        optimizer=ours.optimizer,
-        lr=ours.lr,
-        min_lr=ours.min_lr,
-        weight_decay=ours.weight_decay,
-        decoupled_weight_decay=True,
-        adam_beta1=ours.adam_beta1,
-        adam_beta2=ours.adam_beta2,
-        adam_eps=ours.adam_eps,
-        sgd_momentum=ours.sgd_momentum,
-        clip_grad=ours.clip_grad,
-        bf16=config.precision.bf16,
-        params_dtype=torch.bfloat16 if config.precision.bf16 else torch.float32,
-        use_distributed_optimizer=ours.use_distributed_optimizer,
-        overlap_param_gather=ours.overlap_param_gather,
-    )
-
-
-def _scheduler(config: RunConfig, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
-    ours = config.optimizer
-    warmup = warmup_iterations(config)
-    # A run may end within its warm-up; mcore asserts that the decay ends later.
-    decay_steps = max(ours.lr_decay_iters or config.training.train_iters, warmup + 1)
-    return OptimizerParamScheduler(
-        optimizer,
-        init_lr=0.0,
-        max_lr=ours.lr,
-        min_lr=ours.min_lr,
-        lr_warmup_steps=warmup,
-        lr_decay_steps=decay_steps,
-        lr_decay_style=ours.lr_decay_style,
-        start_wd=ours.weight_decay,
-        end_wd=ours.weight_decay,
-        wd_incr_steps=decay_steps,
-        wd_incr_style="constant",
-        # On resume the run continues at the checkpoint's iteration with the values of the command line.
-        use_checkpoint_opt_param_scheduler=False,
-        override_opt_param_scheduler=True,
-    )
-
-
-def warmup_iterations(config: RunConfig) -> int:
-    """Iterations of linear warm-up."""
-    ours = config.optimizer
-    if ours.lr_warmup_fraction is None:
-        return ours.lr_warmup_iters
-    return int(ours.lr_warmup_fraction * (ours.lr_decay_iters or config.training.train_iters))
 
 
 def _connect(config: RunConfig, chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:

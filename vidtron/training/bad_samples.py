@@ -26,9 +26,9 @@ class Replaced:
 class BadSamples:
     """The bad samples of a run, the same on all ranks.
 
-    Which samples a step has really used is told in the step's one all-reduce (`report.exchange`). From that and the
-    plan every rank knows which samples are bad; only why they are is asked of the rank that tried, in steps with new
-    ones.
+    Which samples a step has really used is told in the step's one all-reduce (`step_report.combine`). From that and
+    the plan every rank knows which samples are bad; only why they are is asked of the rank that tried, in steps with
+    new ones.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """From (plan, loader, encoders) to the micro-batches of a step.
 
-Inside a replica each sample is read, decoded and encoded by one rank (`positions.Share.owners`), which then sends it
-to the others. All samples of a step are exchanged before the step starts: a collective inside the pipeline schedule
-would wait for stages that are themselves waiting for activations.
+Inside a replica each sample is read, decoded and encoded by one rank (`RankShare.owners`), which then sends it to the
+others. All samples of a step are exchanged before the step starts: a collective inside the pipeline schedule would
+wait for stages that are themselves waiting for activations.
 
 Shape letters: B micro-batch, T latent frames, C latent channels, H, W latent rows and columns, L text tokens,
 E text features.
@@ -21,9 +21,11 @@ from vidtron.models.inputs import VIDEO, Conditions
 from vidtron.models.tensor_tree import tensors_in
 from vidtron.training.digest import clip_code
 from vidtron.training.exchange import MadeSample, ReplicaExchange
-from vidtron.training.positions import Share
-from vidtron.training.samples import SampleMaker
-from vidtron.training.steps import Step
+from vidtron.training.latent_cache import LatentCache
+from vidtron.training.prefetch import Prefetcher
+from vidtron.training.rank_share import RankShare
+from vidtron.training.sample_maker import SampleMaker
+from vidtron.training.step_plan import Step
 
 Timesteps = Callable[[Step, Sequence[int]], Tensor]
 """(step, positions of some of its samples) -> their timesteps, float32 [len(positions)]."""
@@ -38,7 +40,7 @@ class MicroBatch:
     latents: Mapping[str, Tensor]
     """Clean latents [B, T, C, H, W] by name, float32."""
     noise: Mapping[str, Tensor]
-    """As large, standard normal, float32."""
+    """Standard normal noise by name, float32, in the shapes of the latents."""
     conditions: Conditions
     timesteps_B: Tensor
     """Integers as float32."""
@@ -99,7 +101,7 @@ class BatchSource(Iterator[StepBatch]):
         self,
         loader: Any,
         maker: SampleMaker,
-        share: Share,
+        share: RankShare,
         exchange: ReplicaExchange,
         timesteps: Timesteps,
         steps: Iterable[Step],
@@ -107,8 +109,8 @@ class BatchSource(Iterator[StepBatch]):
     ) -> None:
         """
         Args:
-            loader: yields this rank's clips of the steps in their order (`Share.owned_positions`); has `close` and the
-                running sums `wait_seconds`, `decode_seconds`, `read_seconds`.
+            loader: yields this rank's clips of the steps in their order (`RankShare.owned_positions`); has `close` and
+                the running sums `wait_seconds`, `decode_seconds`, `read_seconds`.
             maker: turns a clip into a packed sample.
             share: which samples are this replica's and this rank's.
             exchange: shares samples inside the replica.
@@ -194,3 +196,30 @@ class BatchSource(Iterator[StepBatch]):
         if self.frame_masks is None:
             return None
         return torch.tensor([self.frame_masks(position, latent_frames) for position in positions])
+
+
+class TrainingBatches(Iterator[StepBatch]):
+    """Batches of a run's training, some of them made ahead of their use."""
+
+    def __init__(self, source: BatchSource, depth: int, cache: LatentCache | None = None) -> None:
+        """
+        Args:
+            source: of the batches; closed with this.
+            depth: batches made ahead.
+            cache: takes what is encoded for them; closed with this.
+        """
+        self._source = source
+        self._cache = cache
+        self._prefetcher = Prefetcher(source, depth)
+
+    def __next__(self) -> StepBatch:
+        batch = next(self._prefetcher)
+        batch.wait_until_ready()
+        return batch
+
+    def close(self) -> None:
+        """Finish what has begun, and stop the loader."""
+        self._prefetcher.close()
+        self._source.close()
+        if self._cache is not None:
+            self._cache.close()

@@ -11,14 +11,14 @@ from vidtron.data.planning.plan import Plan
 from vidtron.inference.prompts import VALIDATION_FLAGS, check_prompts
 from vidtron.inference.sampling import SamplerConfig, check_sampler
 from vidtron.models import registry
-from vidtron.parallel import virtual_pipeline_size
 from vidtron.training import folder
 from vidtron.training.batch_size import replicas
 from vidtron.training.memory import check_memory
-from vidtron.training.positions import Share
+from vidtron.training.optimizer import check_optimizer
+from vidtron.training.rank_share import RankShare
 from vidtron.training.resume import data_errors, likely_choice
-from vidtron.training.sources import training_plan
 from vidtron.training.starting_weights import folder_errors, weights_at, weights_errors
+from vidtron.training.training_plan import training_plan
 from vidtron.training.validation_samples import prompts_of
 
 
@@ -29,6 +29,7 @@ def check(config: RunConfig, world: World) -> list[str]:
     """
     plan = _plan(config)
     errors = [
+        *check_optimizer(config.optimizer),
         *_check_variance(config),
         *_check_prompts(config),
         *_adapter_errors(config),
@@ -86,14 +87,7 @@ def _check_batches(config: RunConfig, world: World, plan: Plan) -> Iterator[str]
     replicas the data room names."""
     objective = config.objective
     copies = replicas(config, world.size)
-    share = Share(
-        micro_batch_size=config.training.micro_batch_size,
-        replica=0,
-        replicas=copies,
-        rank=0,
-        ranks=1,
-        count_multiple=config.parallel.pipeline_model_parallel_size if virtual_pipeline_size(config) else 1,
-    )
+    share = RankShare.from_config(config, replica=0, replicas=copies, rank=0, ranks=1)
     told = {(bucket.resolution, bucket.size.num_frames): bucket for bucket in plan.buckets}
     for bucket in told.values():
         if bucket.batch_size is None:

@@ -8,18 +8,17 @@ all-gather.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer
 from torch import Tensor
 
 from vidtron.checkpoint import AveragedPart, Averages
 from vidtron.config.ema import EmaConfig
+from vidtron.training.optimizer import masters
 
 
 class Rule(Protocol):
@@ -73,59 +72,6 @@ class PowerFunction:
 def rules(config: EmaConfig) -> list[Rule]:
     """The averages that a run keeps, in the order of the flags."""
     return [*map(ConstantDecay, config.ema_decay), *map(PowerFunction, config.ema_power)]
-
-
-@dataclass(frozen=True)
-class Master:
-    """The fp32 values of one weight that this rank's optimizer updates."""
-
-    weight: torch.nn.Parameter
-    """This rank's part of the model's weight."""
-    first: int
-    """Where they begin in it, row by row."""
-    values: Tensor
-    """float32 [number of elements], the optimizer's own memory."""
-    copy: int | None
-    """As in `AveragedPart`."""
-
-    def in_model(self) -> Tensor:
-        """The same elements in the model's memory, in its dtype."""
-        return self.weight.detach().view(-1)[self.first : self.first + self.values.numel()]
-
-
-def masters(optimizer: MegatronOptimizer) -> Iterator[Master]:
-    """Everything that this rank's optimizer updates.
-
-    Raises:
-        TypeError: an optimizer of megatron-core that keeps its masters in another way.
-    """
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        if part.is_stub_optimizer:
-            continue
-        if isinstance(part, DistributedOptimizer):
-            pairs = [(part.model_float16_groups, part.shard_fp32_from_float16_groups)]
-            pairs += [(part.model_fp32_groups, part.shard_fp32_groups)]
-            for weight, values in _flat(pairs):
-                first = part._get_model_param_range_map(weight)["param"].start
-                yield Master(weight, first, values.detach().view(-1), part.distributed_optimizer_instance_id)
-        elif isinstance(part, Float16OptimizerWithFloat16Params):
-            pairs = [(part.float16_groups, part.fp32_from_float16_groups)]
-            pairs += [(part.fp32_from_fp32_groups, part.fp32_from_fp32_groups)]
-            for weight, values in _flat(pairs):
-                yield Master(weight, 0, values.detach().view(-1), None)
-        elif isinstance(part, FP32Optimizer):
-            for group in part.optimizer.param_groups:
-                for weight in group["params"]:
-                    yield Master(weight, 0, weight.detach().view(-1), None)
-        else:
-            raise TypeError(f"no averages of the weights can be kept with {type(part).__name__}")
-
-
-def _flat(pairs: list[tuple[Any, Any]]) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
-    """(weight, master) from lists of groups of weights beside lists of groups of masters."""
-    for weight_groups, master_groups in pairs:
-        for weights, values in zip(weight_groups, master_groups, strict=True):
-            yield from zip(weights, values, strict=True)
 
 
 class WeightAverages:

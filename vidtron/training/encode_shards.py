@@ -26,7 +26,7 @@ from vidtron.data.shards.index import ShardIndex
 from vidtron.inference.objective import objective_of
 from vidtron.models import registry
 from vidtron.parallel import Groups, PatientBarrier, broadcast_object, initialized
-from vidtron.training.sources import DataRoom
+from vidtron.training.run_data import RunData
 
 SKIPPED_NAME = "skipped.jsonl"
 _NO_BUCKET = -1
@@ -37,9 +37,9 @@ class Shard:
     """One input shard."""
 
     name: str
-    """Of its part of the cache."""
+    """Name of the shard's part of the cache."""
     rows: range
-    """Of the index."""
+    """The shard's rows of the index."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RowPlan:
         return PlannedSample(position, position, self._buckets[self.bucket_of[position]], 0)
 
     def used(self, rows: range) -> list[int]:
-        """Those of the rows that have a bucket."""
+        """The rows that have a bucket."""
         return (rows.start + np.flatnonzero(self.bucket_of[rows.start : rows.stop] != _NO_BUCKET)).tolist()
 
 
@@ -117,7 +117,7 @@ def encode_shards(config: RunConfig, world: World, progress: Progress) -> Encode
     family, objective = registry.family_of(config.model), objective_of(config.objective)
     with initialized(config, world) as groups:
         everyone = PatientBarrier(groups)
-        data = DataRoom(config, groups, family, objective.schedule)
+        data = RunData(config, groups, family, objective.schedule)
         shards = shards_of(data.plan.index)
         plan = RowPlan(data.plan)
         todo = _unfinished(folder, shards, groups)
@@ -155,7 +155,7 @@ def _unfinished(folder: Path, shards: Sequence[Shard], groups: Groups) -> list[S
 
 
 def _encode(
-    data: DataRoom, plan: RowPlan, folder: Path, work: Sequence[tuple[Shard, list[int]]], progress: Progress
+    data: RunData, plan: RowPlan, folder: Path, work: Sequence[tuple[Shard, list[int]]], progress: Progress
 ) -> None:
     settings, cache = data.config.data, data.cache
     assert cache is not None

@@ -20,7 +20,7 @@ class EncodedClip:
     """A clip and its caption, encoded."""
 
     posterior: Posterior
-    """Of the unscaled latents."""
+    """Distribution of the unscaled latents."""
     texts: tuple[EncodedText, ...]
     """The caption, as each text encoder sees it."""
     first_frame_CHW: Tensor | None
@@ -28,7 +28,7 @@ class EncodedClip:
     time."""
 
     def to(self, device: torch.device) -> "EncodedClip":
-        """The same on a device."""
+        """A copy on a device."""
         return map_tensors(self, lambda tensor: tensor.to(device))
 
 

@@ -14,7 +14,7 @@ from vidtron.training.batches import BatchSource, StepBatch
 from vidtron.training.health import random_states, restore_random_states
 
 EVALUATION_SEED = 20240812
-"""Of posteriors and noise in evaluations; the same for all runs, so that their losses compare."""
+"""Seed of posteriors and noise in evaluations; one for all runs, so that their losses compare."""
 
 
 def even_timesteps(positions: Sequence[int], samples: int, num_timesteps: int) -> Tensor:

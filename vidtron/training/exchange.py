@@ -15,7 +15,7 @@ class MadeSample:
     flat: Tensor
     """float32 [numel], on the device of the encoders."""
     row: int
-    """Of the index: the sample that stands there, planned or in the place of a bad one."""
+    """Row of the index of the sample that was used: the planned one, or one in the place of a bad one."""
     code: int
     """`digest.clip_code` of the sample and the frames that it shows."""
 

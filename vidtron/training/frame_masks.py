@@ -23,7 +23,7 @@ class FrameMasks:
 
     @classmethod
     def from_config(cls, frame_masks: Sequence[str], seed: int) -> Self:
-        """Of `--frame-masks`. Raises ValueError for what it does not accept."""
+        """Masks drawn as `--frame-masks` says. Raises ValueError: names or probabilities that it does not accept."""
         return cls(parse_frame_masks(frame_masks), seed)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
-from vidtron.training.report import StepReport
+from vidtron.training.step_report import StepReport
 
 
 class NonFiniteStepError(RuntimeError):

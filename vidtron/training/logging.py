@@ -4,15 +4,25 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from vidtron.config.run import RunConfig
 from vidtron.config.storage import StorageError, writing
 from vidtron.inference.video_io import frame_grid, read_video
-from vidtron.training import metrics
 from vidtron.training.folder import METRICS
+from vidtron.training.log_rows import Row, SampleRow, TrainRow
 
 _ADVICE = "make room and continue the run with --load"
+
+
+class Sink(Protocol):
+    """Takes the rows of a run."""
+
+    def write(self, row: Row) -> None:
+        """Raises StorageError: it cannot be written."""
+
+    def close(self) -> None:
+        """Raises StorageError: what was logged last cannot be written."""
 
 
 class MetricsFile:
@@ -28,10 +38,10 @@ class MetricsFile:
             self.file = self.path.open("ab", buffering=0)
         self._end = self.file.tell()
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         """Raises StorageError: it cannot be written."""
         with writing(self.path, _ADVICE):
-            content = json.dumps(row).encode() + b"\n"
+            content = json.dumps(row.content()).encode() + b"\n"
             try:
                 while content:
                     content = content[self.file.write(content) :]
@@ -54,16 +64,16 @@ class Tensorboard:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_iteration)
         self.folder = folder
 
-    def write(self, row: dict[str, Any]) -> None:
-        if row["kind"] == "sample":  # its add_video needs a package that no longer is what it was
-            frames_TCHW, _ = read_video(self.folder / row["file"])
+    def write(self, row: Row) -> None:
+        if isinstance(row, SampleRow):  # its add_video needs a package that no longer is what it was
+            frames_TCHW, _ = read_video(self.folder / row.file)
             with writing(self.folder / "tensorboard", _ADVICE):
-                self.writer.add_image(_picture_name(row), frame_grid(frames_TCHW), row["iteration"])
+                self.writer.add_image(_picture_name(row), frame_grid(frames_TCHW), row.iteration)
                 self.writer.flush()
             return
         with writing(self.folder / "tensorboard", _ADVICE):  # what its own thread could not write comes up here
-            for name, value in metrics.curves(row).items():
-                self.writer.add_scalar(name, value, row["iteration"])
+            for name, value in row.curves().items():
+                self.writer.add_scalar(name, value, row.iteration)
 
     def close(self) -> None:
         """Raises StorageError: what was logged last cannot be written."""
@@ -90,15 +100,15 @@ class WeightsAndBiases:
         self.run.define_metric("*", step_metric="iteration")
         self.folder = folder
 
-    def write(self, row: dict[str, Any]) -> None:
-        content: dict[str, Any] = metrics.curves(row)
-        if row["kind"] == "sample":
+    def write(self, row: Row) -> None:
+        content: dict[str, Any] = row.curves()
+        if isinstance(row, SampleRow):
             import wandb
 
             assert self.folder is not None
-            video = wandb.Video(str(self.folder / row["file"]), caption=row["prompt"], format="mp4")
+            video = wandb.Video(str(self.folder / row.file), caption=row.prompt, format="mp4")
             content = {_picture_name(row): video}
-        self.run.log({"iteration": row["iteration"], **content})
+        self.run.log({"iteration": row.iteration, **content})
 
     def close(self) -> None:
         self.run.finish()
@@ -120,12 +130,12 @@ class Terminal:
         self.stream = stream
         self.bar: Any = _progress_bar(train_iters, iteration) if (stream or sys.stderr).isatty() else None
 
-    def write(self, row: dict[str, Any]) -> None:
-        if row["kind"] == "train" and self.bar is not None:
-            self.bar.update(row["iteration"] - self.bar.n)
-            self.bar.set_postfix_str(f"loss {row['loss']:.4f}", refresh=False)
-        if row["kind"] != "train" or row["iteration"] % self.interval == 0:
-            self.say(metrics.line(row, self.train_iters))
+    def write(self, row: Row) -> None:
+        if isinstance(row, TrainRow) and self.bar is not None:
+            self.bar.update(row.iteration - self.bar.n)
+            self.bar.set_postfix_str(f"loss {row.loss:.4f}", refresh=False)
+        if not isinstance(row, TrainRow) or row.iteration % self.interval == 0:
+            self.say(row.line(self.train_iters))
 
     def say(self, message: str) -> None:
         """A line above the bar, or in the log."""
@@ -150,7 +160,7 @@ class Logger:
             active: whether this rank logs.
         """
         self.terminal: Terminal | None = None
-        self.sinks: list[Any] = []
+        self.sinks: list[Sink] = []
         if not active:
             return
         folder = config.checkpoint.save
@@ -166,8 +176,8 @@ class Logger:
         if config.logging.wandb_project is not None:
             self.sinks.append(WeightsAndBiases(config, folder))
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Log a row; it has `kind` and `iteration`.
+    def write(self, row: Row) -> None:
+        """Log a row.
 
         Raises:
             StorageError: one of the sinks cannot write; the others have.
@@ -198,8 +208,8 @@ class Logger:
         self.sinks.clear()
 
 
-def _picture_name(row: dict[str, Any]) -> str:
-    return f"sample/{row['number']:04d}"
+def _picture_name(row: SampleRow) -> str:
+    return f"sample/{row.number:04d}"
 
 
 def _progress_bar(total: int, done: int) -> Any:

@@ -12,6 +12,7 @@ from vidtron.config.world import World
 from vidtron.models import freezing, registry
 from vidtron.models.layers.checkpoint_rules import weight_sizes
 from vidtron.parallel import model_parallel_size
+from vidtron.training.optimizer import OPTIMIZERS
 
 GIB = 2**30
 _SAVED_WIDTHS = 8
@@ -43,7 +44,7 @@ def check_memory(config: RunConfig, world: World, sizes: Collection[ClipSize]) -
 
 
 def weight_bytes(config: RunConfig) -> float:
-    """Of the network's weights on one rank, as the run computes in them."""
+    """Bytes of the network's weights on one rank, in the type that the run computes in."""
     elements = sum(_weight_sizes(config).values())
     return elements * _bytes(config) / _shares(config)
 
@@ -59,8 +60,8 @@ def _state_bytes(config: RunConfig, world: World) -> float:
     elements = sum(sizes[name] for name in trained)
     precision, optimizer = config.precision, config.optimizer
     wide = not precision.bf16 or precision.accumulate_allreduce_grads_in_fp32
-    moments = 8.0 if optimizer.optimizer == "adam" else 4 if optimizer.sgd_momentum else 0
-    kept = moments + (4 if precision.bf16 else 0) + 4 * (len(config.ema.ema_decay) + len(config.ema.ema_power))
+    moments = OPTIMIZERS[optimizer.optimizer].state_bytes(optimizer)
+    kept = float(moments) + (4 if precision.bf16 else 0) + 4 * (len(config.ema.ema_decay) + len(config.ema.ema_power))
     if optimizer.use_distributed_optimizer:
         kept /= max(1, world.size // model_parallel_size(config))
     return weight_bytes(config) + elements * ((4 if wide else 2) + kept) / _shares(config)
@@ -83,7 +84,7 @@ def _activation_bytes(config: RunConfig, size: ClipSize) -> float:
 
 
 def _frame_bytes(config: RunConfig, world: World, size: ClipSize) -> float:
-    """Of one clip as it is encoded, and on a CPU of the decoded micro-batch; none where latents may be cached."""
+    """Bytes of one clip as it is encoded, and on a CPU of the decoded micro-batch; 0 where latents may be cached."""
     if config.encoders.latent_cache is not None:
         return 0.0
     values = 3 * math.prod(size)

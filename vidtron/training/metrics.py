@@ -1,17 +1,13 @@
-"""Numbers about a step: throughput, model FLOP/s, utilization, memory."""
+"""Measuring a step: throughput, model FLOP/s, utilization, memory, where the data's time went."""
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 from vidtron.parallel import memory_statistics
 from vidtron.training.batches import Work
-
-MODEL = "model"
-"""In rows, the weights themselves among their averages."""
 
 PEAK_BF16_TFLOPS = {
     "GB300": 2500.0,
@@ -94,8 +90,8 @@ class Costs:
     peak: Peak | None
 
 
-def throughput(costs: Costs, samples: int, seconds: float) -> dict[str, float]:
-    """Rates of a step of `samples` that took `seconds`; `mfu` (0 to 1) only where a peak is known."""
+def throughput(costs: Costs, samples: int, seconds: float) -> dict[str, Any]:
+    """Fields of a `TrainRow`: rates of a step of `samples` that took `seconds`; `mfu` only where a peak is known."""
     tflops = model_tflops_per_device(costs.flops_per_sample, samples, seconds, costs.devices)
     rates = {
         "samples_per_second": samples / seconds,
@@ -107,8 +103,8 @@ def throughput(costs: Costs, samples: int, seconds: float) -> dict[str, float]:
     return rates
 
 
-def data_work(work: Work, stalled: float, step_seconds: float, workers: int) -> dict[str, float]:
-    """Where the data's time went.
+def data_work(work: Work, stalled: float, step_seconds: float, workers: int) -> dict[str, Any]:
+    """Fields of a `TrainRow`: where the data's time went.
 
     Args:
         work: of the step's batch on this rank, part of which was done during earlier steps.
@@ -132,46 +128,3 @@ def memory_gib(device: torch.device) -> float:
     """Most memory the device (on a CPU: the process) has held since the start, GiB."""
     statistics = memory_statistics(device)
     return max(statistics.get("max_allocated", 0), statistics.get("max_resident", 0)) / 2**30
-
-
-def line(row: dict[str, Any], train_iters: int) -> str:
-    """One line for a terminal or a log, from a row of `metrics.jsonl`."""
-    of = "" if row.get("weights", MODEL) == MODEL else f" of EMA {row['weights']}"
-    if row["kind"] == "eval":
-        return f"evaluation{of} after step {row['iteration']} | loss {row['loss']:.4f} | {row['seconds']:.1f} s"
-    if row["kind"] == "sample":
-        return f"sample{of} after step {row['iteration']} | {row['file']} | {row['prompt']}"
-    parts = [
-        f"step {row['iteration']}/{train_iters}",
-        f"loss {row['loss']:.4f}",
-        f"grad norm {row['grad_norm']:.4f}",
-        f"lr {row['learning_rate']:.3g}",
-        f"{row['samples_per_second']:.3g} samples/s",
-        f"{row['tokens_per_second']:.4g} tokens/s",
-        f"{row['model_tflops_per_device']:.3g} TFLOP/s per device",
-    ]
-    if "mfu" in row:
-        parts.append(f"MFU {100 * row['mfu']:.1f} %")
-    shares = " ".join(f"{name} {row[f'{name}_percent']:.0f} %" for name in ("data", "decode", "encode"))
-    parts += [f"{row['memory_gib']:.2f} GiB", shares, row["bucket"]]
-    if row["bad_samples"]:
-        parts.append(f"{row['bad_samples']} bad samples")
-    return " | ".join(parts)
-
-
-def curves(row: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a row by the names of their curves.
-
-    `train/loss`, `eval/loss`, `eval_0.9999/loss` of an average, `eval/loss_sigma_0.12_0.35` between two noise levels.
-    """
-    of = row.get("weights", MODEL)
-    prefix = row["kind"] if of == MODEL else f"{row['kind']}_{of}"
-    found = {
-        f"{prefix}/{name}": value
-        for name, value in row.items()
-        if name != "iteration" and isinstance(value, int | float)
-    }
-    edges = row.get("sigma_edges", [])
-    for (low, high), loss in zip(pairwise(edges), row.get("sigma_losses", []), strict=True):
-        found[f"{prefix}/loss_sigma_{low:.3g}_{high:.3g}"] = loss
-    return found

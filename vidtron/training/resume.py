@@ -46,7 +46,7 @@ def data_errors(path: Path, data_state: dict[str, str]) -> list[str]:
 
     Args:
         path: an iter_* folder.
-        data_state: what they are now, or some of them (`DataRoom.state`).
+        data_state: what they are now, or some of them (`RunData.state`).
     """
     reasons = {
         "--data-path": "other samples, another order or other frames of them than in the run of {path} (the shards, "
@@ -86,7 +86,7 @@ def restore(
     Args:
         path: an iter_* folder.
         model: overwritten.
-        data_state: what data and encoders are now (`DataRoom.state`).
+        data_state: what data and encoders are now (`RunData.state`).
         groups: the run's process groups.
         lora_base: `--lora-base`.
 
@@ -155,7 +155,7 @@ class Saver:
         Args:
             config: the flags.
             groups: the run's process groups.
-            state: kept beside the weights: `data` (`DataRoom.state`), `global_batch_size` and what `part` leaves out.
+            state: kept beside the weights: `data` (`RunData.state`), `global_batch_size` and what `part` leaves out.
             config_yaml: kept in each checkpoint.
             part: the weights to save.
             say: is told what the user should know of a save.

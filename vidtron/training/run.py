@@ -24,12 +24,13 @@ from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
 from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batch_size import global_batch_size
+from vidtron.training.data_summary import summarize
+from vidtron.training.forward_step import ForwardStep
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Progress, Restored, Saver, base_damage, restore
+from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
-from vidtron.training.sources import DataRoom
 from vidtron.training.starting_weights import start_from, weights_at
-from vidtron.training.step import ForwardStep
 from vidtron.training.trainer import Trainer, TrainingResult
 
 
@@ -73,7 +74,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
     with checkpoint.Search(
         config.checkpoint.load, groups, verify=config.checkpoint.verify_checkpoint
     ) as search:  # reads beside what follows
-        data = DataRoom(config, groups, family, objective.schedule)
+        data = RunData(config, groups, family, objective.schedule)
         if data.cache is not None:
             data.cache.on_failure = requests.fail
         requests.before_first_step(groups)
@@ -138,7 +139,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
 
 
 def _load(
-    config: RunConfig, groups: Groups, model: TrainedModel, data: DataRoom, choice: checkpoint.Choice
+    config: RunConfig, groups: Groups, model: TrainedModel, data: RunData, choice: checkpoint.Choice
 ) -> tuple[Path | None, Restored | None, list[str]]:
     """Load what `--load` leads to: where it is, how far its run was (None for a fresh start), and what to log.
 
@@ -181,7 +182,7 @@ def _saver(
     return Saver(config.checkpoint, groups, state, config_yaml=config_yaml, part=part, say=say)
 
 
-def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: DataRoom) -> None:
+def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: TrainedModel, data: RunData) -> None:
     """What the run is, in a few lines."""
     layout = config.parallel
     parameters = [parameter for module in model.modules for parameter in module.parameters()]
@@ -195,4 +196,4 @@ def _introduce(config: RunConfig, groups: Groups, logger: Logger, model: Trained
         f"{choose_backend(config.precision, World.from_environment())}"
     )
     if groups.rank == 0:  # the others need not go through the epoch
-        data.describe(logger.say)
+        summarize(data, logger.say)

@@ -10,7 +10,7 @@ from typing import Any
 from vidtron.config import signals
 from vidtron.config.training import TrainingConfig
 from vidtron.parallel import Groups
-from vidtron.training.report import agree
+from vidtron.training.step_report import agree
 
 
 class Interrupted(Exception):
@@ -19,11 +19,11 @@ class Interrupted(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        """One of `report.STOP_REASONS`."""
+        """One of `step_report.STOP_REASONS`."""
 
 
 class StopRequests:
-    """Notes signals, failures and the clock, on one rank; the ranks agree in `report`.
+    """Notes signals, failures and the clock, on one rank; the ranks agree in `step_report`.
 
     A context manager: the handlers are its own while it is open and the former ones afterwards. Outside the main
     thread, where Python does not allow handlers, signals do not count. A second Ctrl-C raises KeyboardInterrupt:
@@ -75,7 +75,7 @@ class StopRequests:
             self.failure = str(failure)
 
     def wish(self) -> str | None:
-        """Why this rank wishes to stop now, one of `report.STOP_REASONS`."""
+        """Why this rank wishes to stop now, one of `step_report.STOP_REASONS`."""
         if self.failure is not None:
             return "failure"
         if self.received is not None:

@@ -9,7 +9,6 @@ from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.run import RunConfig
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
-from vidtron.training.resume import likely_choice
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,6 @@ class StartingWeights:
     def open(self, config: RunConfig) -> WeightSource:
         """For reading. Raises ConversionError: they are not of the run's network; the message tells how."""
         return checkpoint.open_weights(self.path, self.format, network=(config.model, config.network))
-
-
-def find_weights(config: CheckpointConfig) -> StartingWeights | None:
-    """`weights_at`, as far as one process can tell at once where `--load` leads to."""
-    return weights_at(config, likely_choice(config).path)
 
 
 def weights_at(config: CheckpointConfig, path: Path | None) -> StartingWeights | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from vidtron.config.data import ClipSize
 from vidtron.diffusion.timesteps import RankGroups, stratify
 from vidtron.parallel import named_generator, sample_generator
-from vidtron.training.steps import Step
+from vidtron.training.step_plan import Step
 
 
 class TimestepDraws:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -14,17 +14,19 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.storage import StorageError
+from vidtron.models.family import Family
 from vidtron.parallel import Groups, gather_objects, virtual_pipeline_size
-from vidtron.training import health, metrics, report
+from vidtron.training import health, metrics, step_report
 from vidtron.training.assembly import TrainedModel
 from vidtron.training.bad_samples import BadSamples
-from vidtron.training.batches import StepBatch
+from vidtron.training.batches import StepBatch, TrainingBatches
 from vidtron.training.digest import clips_digest, digest
+from vidtron.training.forward_step import ForwardStep
+from vidtron.training.log_rows import MODEL, EvalRow, Row, TrainRow
 from vidtron.training.logging import Logger
 from vidtron.training.resume import Progress, Saver
+from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
-from vidtron.training.sources import DataRoom, TrainingBatches
-from vidtron.training.step import ForwardStep
 from vidtron.training.validation import Validation
 
 
@@ -46,6 +48,17 @@ class TrainingResult:
     run_folder: Path | None = None
 
 
+class Moments(NamedTuple):
+    """Times within a step, seconds (time.perf_counter)."""
+
+    start: float
+    ready: float
+    """The batch is there."""
+    computed: float
+    """Forward and backward passes are done, on all ranks."""
+    end: float
+
+
 class Trainer:
     """Runs steps until the run is done or asked to stop. Built by `run.run`."""
 
@@ -53,9 +66,9 @@ class Trainer:
         self,
         config: RunConfig,
         groups: Groups,
-        family: Any,
+        family: Family,
         model: TrainedModel,
-        data: DataRoom,
+        data: RunData,
         forward_step: ForwardStep,
         saver: Saver,
         logger: Logger,
@@ -138,20 +151,6 @@ class Trainer:
                 stop = self.requests.agreed(self.groups)
         return stop or "done"
 
-    def _farewell(self) -> str:
-        done, reason = self.progress.iteration, self.result.stopped_by
-        if not self.result.losses:
-            return f"leaving before the first step ({reason}); there is nothing to save"
-        evaluation = "; its evaluation is left to the run that continues" if self.progress.evaluation_due else ""
-        return f"leaving after step {done} ({reason}){evaluation}"
-
-    def _raise_failures(self) -> None:
-        """Raises StorageError on all ranks, if one of them had to stop because it could not write."""
-        told = gather_objects(self.requests.failure, self.groups.world)
-        failure = next((one for one in told if one is not None), None)
-        if failure is not None:
-            raise StorageError(failure)
-
     def _step(self, batches: TrainingBatches) -> str | None:
         """One optimizer step; returns why the run is to stop after it."""
         start = time.perf_counter()
@@ -172,41 +171,19 @@ class Trainer:
         self.model.update(outcome.gradient_norm)
         self.progress.iteration += 1
         self.progress.consumed_samples += step.size
-        end = time.perf_counter()
+        moments = Moments(start, ready, computed, time.perf_counter())
         self.result.losses.append(outcome.loss)
         self.result.gradient_norms.append(outcome.gradient_norm)
-        index = self.data.plan.index
-        self._log(
-            {
-                "kind": "train",
-                "iteration": self.progress.iteration,
-                "consumed_samples": self.progress.consumed_samples,
-                "loss": outcome.loss,
-                "grad_norm": outcome.gradient_norm,
-                "learning_rate": learning_rate,
-                "global_batch_size": step.size,
-                "bucket": step.bucket.name,
-                "samples_digest": digest(index, outcome.rows),
-                "clips_digest": clips_digest(outcome.codes),
-                "planned_digest": digest(index, self.data.plan.rows(step.consumed, step.size)),
-                "bad_samples": len(self.bad_samples),
-                **metrics.throughput(self.costs_of(step.clip_size), step.size, end - start),
-                "memory_gib": metrics.memory_gib(self.groups.device),
-                "step_seconds": end - start,
-                **metrics.data_work(batch.work, ready - start, end - start, self.config.data.num_workers),
-                "forward_backward_seconds": computed - ready,
-                "update_seconds": end - computed,
-            }
-        )
+        self._log(self._row(batch, outcome, learning_rate, moments))
         return outcome.stop
 
-    def _attempt(self, batch: StepBatch) -> report.StepReport:
+    def _attempt(self, batch: StepBatch) -> step_report.StepReport:
         """Forward and backward pass over a global batch; the weights stay."""
         self.model.zero_grad()
         losses = self._run_schedule(batch, forward_only=False)
         norm = self.model.gradient_norm()
         wish = self.requests.wish()
-        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, norm, wish)
+        return step_report.combine(losses, batch.rows, batch.codes, batch.step.size, self.groups, norm, wish)
 
     def _run_schedule(self, batch: StepBatch, *, forward_only: bool) -> Sequence[dict[str, Any]]:
         """mcore's schedule over the micro-batches; what the last stage's loss function reported."""
@@ -225,6 +202,51 @@ class Trainer:
             **arguments,
         )
 
+    def _validate(self) -> str | None:
+        """Evaluate; returns why the run is to stop, and leaves the evaluation due where it was interrupted."""
+        try:
+            rows = self.validation.run(self.progress)
+        except Interrupted as interruption:
+            return interruption.reason
+        for row in rows:
+            if isinstance(row, EvalRow) and row.weights == MODEL:
+                self.result.evaluations[row.iteration] = row.loss
+            self._log(row)
+        self.progress.evaluation_due = False
+        return self.requests.agreed(self.groups)
+
+    def _forward(self, batch: StepBatch) -> step_report.StepReport:
+        """A pass over a global batch without gradients."""
+        losses = self._run_schedule(batch, forward_only=True)
+        wish = self.requests.wish()
+        return step_report.combine(losses, batch.rows, batch.codes, batch.step.size, self.groups, stop=wish)
+
+    def _row(
+        self, batch: StepBatch, outcome: step_report.StepReport, learning_rate: float, moments: Moments
+    ) -> TrainRow:
+        """What is logged of the step just done."""
+        step, index = batch.step, self.data.plan.index
+        start, ready, computed, end = moments
+        return TrainRow(
+            iteration=self.progress.iteration,
+            consumed_samples=self.progress.consumed_samples,
+            loss=outcome.loss,
+            grad_norm=outcome.gradient_norm,
+            learning_rate=learning_rate,
+            global_batch_size=step.size,
+            bucket=step.bucket.name,
+            samples_digest=digest(index, outcome.rows),
+            clips_digest=clips_digest(outcome.codes),
+            planned_digest=digest(index, self.data.plan.rows(step.consumed, step.size)),
+            bad_samples=len(self.bad_samples),
+            **metrics.throughput(self.costs_of(step.clip_size), step.size, end - start),
+            memory_gib=metrics.memory_gib(self.groups.device),
+            step_seconds=end - start,
+            **metrics.data_work(batch.work, ready - start, end - start, self.config.data.num_workers),
+            forward_backward_seconds=computed - ready,
+            update_seconds=end - computed,
+        )
+
     def _costs(self, size: ClipSize) -> metrics.Costs:
         return metrics.Costs(
             flops_per_sample=self.family.flops_per_sample(self.config, size),
@@ -233,33 +255,13 @@ class Trainer:
             peak=metrics.peak(self.config.logging.peak_tflops, metrics.device_name(self.groups.device)),
         )
 
-    def _forward(self, batch: StepBatch) -> report.StepReport:
-        """A pass over a global batch without gradients."""
-        losses = self._run_schedule(batch, forward_only=True)
-        wish = self.requests.wish()
-        return report.exchange(losses, batch.rows, batch.codes, batch.step.size, self.groups, stop=wish)
-
-    def _validate(self) -> str | None:
-        """Evaluate; returns why the run is to stop, and leaves the evaluation due where it was interrupted."""
-        where = {"iteration": self.progress.iteration, "consumed_samples": self.progress.consumed_samples}
-        try:
-            rows = self.validation.run(self.progress.iteration)
-        except Interrupted as interruption:
-            return interruption.reason
-        for row in rows:
-            if row["kind"] == "eval" and row["weights"] == metrics.MODEL:
-                self.result.evaluations[self.progress.iteration] = row["loss"]
-            self._log({"kind": row["kind"], **where, **row})
-        self.progress.evaluation_due = False
-        return self.requests.agreed(self.groups)
-
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: Row) -> None:
         try:
             self.logger.write(row)
         except StorageError as error:  # the other ranks know nothing of it yet
             self.requests.fail(error)
 
-    def _describe(self, outcome: report.StepReport, batch: StepBatch) -> str:
+    def _describe(self, outcome: step_report.StepReport, batch: StepBatch) -> str:
         step = batch.step
 
         def timestep_of(position: int) -> float:
@@ -274,3 +276,17 @@ class Trainer:
         return health.describe_samples(
             outcome, self.progress.iteration + 1, step.consumed, key_of, timestep_of, sigma_of
         )
+
+    def _farewell(self) -> str:
+        done, reason = self.progress.iteration, self.result.stopped_by
+        if not self.result.losses:
+            return f"leaving before the first step ({reason}); there is nothing to save"
+        evaluation = "; its evaluation is left to the run that continues" if self.progress.evaluation_due else ""
+        return f"leaving after step {done} ({reason}){evaluation}"
+
+    def _raise_failures(self) -> None:
+        """Raises StorageError on all ranks, if one of them had to stop because it could not write."""
+        told = gather_objects(self.requests.failure, self.groups.world)
+        failure = next((one for one in told if one is not None), None)
+        if failure is not None:
+            raise StorageError(failure)

@@ -6,7 +6,6 @@ All ranks take part in the layout of the training. Nothing of the training is ch
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor
 
@@ -16,10 +15,11 @@ from vidtron.training.assembly import TrainedModel
 from vidtron.training.bad_samples import BadSamples
 from vidtron.training.batches import StepBatch
 from vidtron.training.evaluate import evaluate, read_batches, sigma_curve, undisturbed
-from vidtron.training.metrics import MODEL
-from vidtron.training.report import StepReport
+from vidtron.training.log_rows import MODEL, EvalRow, SampleRow
+from vidtron.training.resume import Progress
+from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
-from vidtron.training.sources import DataRoom
+from vidtron.training.step_report import StepReport
 from vidtron.training.validation_samples import ValidationSamples, prompts_of
 
 
@@ -31,7 +31,7 @@ class Validation:
         config: RunConfig,
         groups: Groups,
         model: TrainedModel,
-        data: DataRoom,
+        data: RunData,
         forward: Callable[[StepBatch], StepReport],
         sigma_of: Callable[[Tensor], Tensor],
         say: Callable[[str], None],
@@ -55,25 +55,26 @@ class Validation:
         self.forward = forward
         self.requests = requests
         self.bad_samples: BadSamples | None = None
-        if data.valid_plan is not None:
+        if data.held_out is not None:
+            held_out = data.held_out
             self.bad_samples = BadSamples(
-                data.valid_plan, config.data.max_bad_samples, groups, lambda message: say(f"held-out clips: {message}")
+                held_out.plan, config.data.max_bad_samples, groups, lambda message: say(f"held-out clips: {message}")
             )
-        timesteps = data.evaluation_timesteps(range(data.evaluation_samples))
-        self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
+            timesteps = held_out.timesteps(range(held_out.samples))
+            self.sigmas = sigma_of(timesteps.to(groups.device)).cpu()
         self.weights = [MODEL, *model.averages.names]
         prompts = prompts_of(config.validation) if config.training.eval_interval is not None else []
         self.samples = ValidationSamples(config, groups, model.modules, data, prompts, requests) if prompts else None
         self.sampled_weights = self.weights[min(1, len(self.weights) - 1)]
 
-    def run(self, iteration: int) -> list[dict[str, Any]]:
-        """The rows of the log, without `iteration`; the same on all ranks.
+    def run(self, progress: Progress) -> list[EvalRow | SampleRow]:
+        """The rows of the log after the steps so far; the same on all ranks.
 
         Raises:
             TooManyBadSamplesError: more held-out clips than `--max-bad-samples` cannot be decoded.
             Interrupted: the ranks have agreed to leave; nothing of this evaluation counts.
         """
-        rows: list[dict[str, Any]] = []
+        rows: list[EvalRow | SampleRow] = []
         with self.model.complete_weights(), undisturbed(self.model.modules):
             batches = self._held_out()
             for weights in self.weights:
@@ -82,15 +83,15 @@ class Validation:
                     continue
                 with self._in_model(weights):
                     if batches:
-                        rows.append({"kind": "eval", "weights": weights, **self._losses(batches)})
+                        rows.append(self._evaluate(batches, weights, progress))
                     if sampled is not None:
-                        rows += [{"kind": "sample", "weights": weights, **row} for row in sampled.write(iteration)]
+                        rows += sampled.write(weights, progress)
         return rows
 
     def _held_out(self) -> list[StepBatch]:
         if self.bad_samples is None:
             return []
-        return read_batches(self.data.evaluation_source(self.bad_samples.rows), self._look)
+        return read_batches(self.data.evaluation_batches(self.bad_samples.rows), self._look)
 
     def _look(self) -> None:
         reason = self.requests.agreed(self.groups)
@@ -106,16 +107,19 @@ class Validation:
             raise Interrupted(outcome.stop)
         return outcome.losses
 
-    def _losses(self, batches: list[StepBatch]) -> dict[str, Any]:
+    def _evaluate(self, batches: list[StepBatch], weights: str, progress: Progress) -> EvalRow:
         start = time.perf_counter()
         losses = evaluate(batches, self._forward_losses, self.groups.device)
         curve = sigma_curve(self.sigmas, losses, self.config.validation.eval_sigma_bins)
-        return {
-            "loss": losses.mean().item(),
-            "sigma_edges": curve.edges,
-            "sigma_losses": curve.losses,
-            "seconds": time.perf_counter() - start,
-        }
+        return EvalRow(
+            iteration=progress.iteration,
+            consumed_samples=progress.consumed_samples,
+            weights=weights,
+            loss=losses.mean().item(),
+            sigma_edges=curve.edges,
+            sigma_losses=curve.losses,
+            seconds=time.perf_counter() - start,
+        )
 
     @contextlib.contextmanager
     def _in_model(self, weights: str) -> Iterator[None]:

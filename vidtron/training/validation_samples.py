@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -18,9 +17,11 @@ from vidtron.inference.video_sampler import VideoSampler
 from vidtron.parallel import Groups, PatientBarrier
 from vidtron.training.evaluate import EVALUATION_SEED
 from vidtron.training.folder import SAMPLES
-from vidtron.training.report import agree
+from vidtron.training.log_rows import SampleRow
+from vidtron.training.resume import Progress
+from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
-from vidtron.training.sources import DataRoom
+from vidtron.training.step_report import agree
 
 
 def prompts_of(config: ValidationConfig) -> list[Prompt]:
@@ -60,7 +61,7 @@ class ValidationSamples:
         config: RunConfig,
         groups: Groups,
         modules: Sequence[torch.nn.Module],
-        data: DataRoom,
+        data: RunData,
         prompts: Sequence[Prompt],
         requests: StopRequests,
     ) -> None:
@@ -81,8 +82,12 @@ class ValidationSamples:
         self.requests = requests
         self.everyone = PatientBarrier(groups)
 
-    def write(self, iteration: int) -> list[dict[str, Any]]:
+    def write(self, weights: str, progress: Progress) -> list[SampleRow]:
         """Write the videos; returns a row for each once all of them are there.
+
+        Args:
+            weights: those that the model has now, as rows name them.
+            progress: of the run.
 
         Raises:
             Interrupted: the ranks have agreed to leave; there are no videos of this evaluation then.
@@ -97,7 +102,8 @@ class ValidationSamples:
         )
         encoders = self.data.autoencoder, self.data.text_encoders
         sampler = VideoSampler(sampling, self.config, groups, self.modules, *encoders)
-        files = [f"{SAMPLES}/{folder_name(iteration)}/{number:04d}.mp4" for number in range(len(self.prompts))]
+        videos = f"{SAMPLES}/{folder_name(progress.iteration)}"
+        files = [f"{videos}/{number:04d}.mp4" for number in range(len(self.prompts))]
         own = range(groups.dp_rank, len(self.prompts), groups.dp_size)
         latents, stop = [], None
         try:
@@ -120,19 +126,22 @@ class ValidationSamples:
             self._leave_together(stop or self.requests.wish())
         except Interrupted:
             if groups.rank == 0:  # they are in no row of the log
-                shutil.rmtree((folder / files[0]).parent, ignore_errors=True)
+                shutil.rmtree(folder / videos, ignore_errors=True)
             raise
         seconds = time.perf_counter() - start
         return [
-            {
-                "file": file,
-                "prompt": prompt.text,
-                "number": prompt.number,
-                "seed": prompt.seed,
-                "sampling_steps": sampling.sampling_steps,
-                "guidance_scale": sampling.guidance_scale,
-                "seconds": seconds,
-            }
+            SampleRow(
+                iteration=progress.iteration,
+                consumed_samples=progress.consumed_samples,
+                weights=weights,
+                file=file,
+                prompt=prompt.text,
+                number=prompt.number,
+                seed=prompt.seed,
+                sampling_steps=sampling.sampling_steps,
+                guidance_scale=sampling.guidance_scale,
+                seconds=seconds,
+            )
             for file, prompt in zip(files, self.prompts, strict=True)
         ]
 

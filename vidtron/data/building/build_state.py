@@ -65,7 +65,7 @@ class Part:
     skipped: list[Skipped]
     rows: list[IndexRow]
     flawed: list[Skipped] = field(default_factory=list)
-    """Of the rows."""
+    """Rows of the index that are flawed."""
 
 
 class BuildState:

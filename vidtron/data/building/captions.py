@@ -16,7 +16,7 @@ class Words:
     in_json: bool
     """Whether the caption is that of the json."""
     entries: dict[str, Any]
-    """Of the json; empty where it is no object."""
+    """Entries of the json; empty where it is no object."""
     whole: bool
     """Whether there is a json that can be parsed."""
     flaw: str

@@ -35,7 +35,7 @@ class SourceClip:
     extra: dict[str, Any] = field(default_factory=dict)
     """Further columns of a table, or entries of a json."""
     content: bytes | None = field(default=None, repr=False)
-    """Of a clip that is no file."""
+    """Bytes of a clip that is no file of its own."""
     origin: str = ""
     """What messages call it; empty: its path."""
     key: str | None = None

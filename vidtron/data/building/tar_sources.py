@@ -45,9 +45,9 @@ class TarSource:
     """One tar."""
 
     name: str
-    """As webdataset opens it; of a file, its path."""
+    """What webdataset opens: a URL, or the path of a file."""
     path: Path | None
-    """Of a local file."""
+    """Path of a local file; None elsewhere."""
 
     @property
     def command(self) -> str:
@@ -209,7 +209,7 @@ class OpenTar:
         self._last = b""
 
     def read(self, size: int = -1) -> bytes:
-        """As files do."""
+        """Read up to `size` bytes, or all that are left."""
         content: bytes = self._file.read(size)
         self._last = (self._last + content if len(content) < tarfile.BLOCKSIZE else content)[-tarfile.BLOCKSIZE :]
         return content

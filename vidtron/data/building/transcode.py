@@ -79,7 +79,7 @@ def transcode(source: Path | bytes, edit: Edit, codec: Codec) -> bytes:
 
 
 def remux(source: Path | bytes) -> bytes:
-    """The same coded video in an mp4, without sound.
+    """The clip's coded video in an mp4, without sound.
 
     Raises:
         UndecodableError: mp4 cannot hold it.

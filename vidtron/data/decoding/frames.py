@@ -26,7 +26,7 @@ class ClipTask:
 
     sample: Sample
     numbers: tuple[int, ...]
-    """Of the frames, in the order in which they are shown; repeated ones are decoded once."""
+    """Numbers of the frames in the order in which they are shown; repeated ones are decoded once."""
     height: int
     """Pixels."""
     width: int

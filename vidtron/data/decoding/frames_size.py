@@ -64,7 +64,7 @@ def _pixels(plane: Any) -> np.ndarray:
 
 
 def resize_to_cover(frames_TCHW: "Tensor", height: int, width: int) -> "Tensor":
-    """The same for frames that are RGB tensors: antialiased and bicubic, uint8 in and out, on the same device."""
+    """RGB tensors resized to cover a size: antialiased and bicubic, uint8 in and out, on their device."""
     old_height, old_width = frames_TCHW.shape[-2:]
     size = covering_size(old_height, old_width, height, width)
     if size != (old_height, old_width):

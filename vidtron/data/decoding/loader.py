@@ -48,7 +48,7 @@ class Clip:
 
     position: int
     row: int
-    """Of the index; the planned one, or of a replacement."""
+    """Row of the index: the planned one, or that of a replacement."""
     key: str
     caption: str
     """Empty where `cached` is given: nothing is read from the shard then."""

@@ -73,7 +73,7 @@ def _file_name(path: Any) -> str:
 
 @contextmanager
 def opened_as_known(content: bytes, clip: ClipFacts) -> Iterator[tuple[Any, Any]]:
-    """As `opened`, for a clip with known facts: one that claims to be far larger is refused before it is decoded.
+    """A clip with known facts, `opened`: one that claims to be far larger is refused before it is decoded.
 
     Raises:
         UndecodableError: as `opened`, or a size that lies.

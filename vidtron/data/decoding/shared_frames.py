@@ -31,7 +31,7 @@ class SharedFrames:
         self._mapping: mmap.mmap | None = None
 
     def make_room(self, size: int) -> None:
-        """At least so many bytes from now on."""
+        """Have room for at least so many bytes from now on."""
         if self._mapping is None or len(self._mapping) < size:
             os.ftruncate(self.file, size)
             self._mapping = mmap.mmap(self.file, size, mmap.MAP_SHARED)

@@ -24,7 +24,7 @@ from vidtron.data.latents.header import FLAG, LatentCacheError
 JOURNAL_SUFFIX, TAR_SUFFIX = ".entries.jsonl", ".tar"
 MEMBER_EXTENSION = "safetensors"
 MOST_ROWS = 1 << 40
-"""Of an index."""
+"""Most rows that an index can have."""
 _BLOCK = tarfile.BLOCKSIZE
 _LARGEST = 1 << 61  # bytes of a file
 _LENGTH = struct.Struct("<Q")
@@ -35,11 +35,11 @@ class Entry:
     """Where the content of one entry lies, and of what it is."""
 
     row: int
-    """Of the index of shards."""
+    """Row of the index of shards."""
     size: tuple[int, int, int]
     """Frames, height and width of the clip, in pixels."""
     offset: int
-    """Of the content in the tar."""
+    """Where the content begins in the tar."""
     length: int
     """Bytes of it."""
     crc32: int
@@ -115,7 +115,7 @@ class Content:
     """On the CPU."""
 
     def packed(self) -> bytes:
-        """As a file of safetensors."""
+        """The content as the bytes of a safetensors file."""
         from safetensors.torch import save
 
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}

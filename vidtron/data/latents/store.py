@@ -63,8 +63,8 @@ class LatentStore:
         """
         claim(folder, terms)
         self.folder = folder
-        self.hits = self.written = self.damaged = 0
-        """Entries read, written, and found not to be what this run can use, by this process."""
+        self.damaged = 0
+        """Entries that this process has found not to be what this run can use."""
         self._rows = rows
         self._problem = problem
         self._table = EntryTable(sizes)
@@ -115,8 +115,6 @@ class LatentStore:
         elif told := self._problem(size, content.tensors):
             problem = f"cannot be used ({told})"
         else:
-            with self._lock:
-                self.hits += 1
             return content.tensors
         self._forget(tar, key, entry, problem)
         return None
@@ -139,7 +137,6 @@ class LatentStore:
             entry = writer.append(row, size, content)
             number, _ = self._read_to[writer.journal.name]
             self._table.put(number, [entry])
-            self.written += 1
 
     def refresh(self) -> None:
         """Take in what other processes have written since the last look."""

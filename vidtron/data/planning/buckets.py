@@ -42,7 +42,7 @@ class Bucket:
     """Clips of one size that share global batches."""
 
     name: str
-    """As in logs: 480p-49f-0.56."""
+    """Name in logs: 480p-49f-0.56."""
     resolution: str
     ratio: str
     """Name of height / width."""
@@ -75,7 +75,7 @@ class Resolution:
     ratios: dict[str, tuple[int, int]]
     """Name of height / width -> (height, width), before rounding."""
     candidates: tuple[Candidate, ...] = ()
-    """By frames, descending."""
+    """Numbers of frames to try, the largest first."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class BucketTable:
     """A bucket configuration, resolved."""
 
     resolutions: tuple[Resolution, ...]
-    """By pixels, descending."""
+    """Resolutions, the largest first."""
     buckets: tuple[Bucket, ...]
     shapes: int
     """Ratios of all candidates together, those that keep no clip included: Open-Sora's `num_bucket`."""

@@ -47,7 +47,7 @@ class Clips(NamedTuple):
     """What an assignment looks at; arrays of the same length."""
 
     rows: Ints
-    """Of the index."""
+    """Rows of the index."""
     visits: Ints
     """How often the row's source has been gone through before."""
     frames: Ints

@@ -19,15 +19,15 @@ class BucketStatistics:
 
     buckets: list[Bucket]
     samples: int = 0
-    """That find it."""
+    """Samples that find this bucket."""
     batches: int = 0
     left_over: int = 0
     tokens: int = 0
-    """Of all its batches, text included."""
+    """Tokens of all its batches, text included."""
     step_flops: list[float] = field(default_factory=list)
-    """Of one batch, for each bucket that has some."""
+    """FLOPs of one batch, for each bucket that has some."""
     flops: float = 0.0
-    """Of all its batches."""
+    """FLOPs of all its batches."""
     cut: float = 0.0
     """Sum over the samples of the share of the picture that is cropped."""
     padded: float = 0.0

@@ -67,7 +67,7 @@ class DueBatches:
     """Batches of one window, one after the other."""
 
     rows: Ints
-    """Of all their samples."""
+    """Rows of all samples of these batches."""
     ends: Ints
     """Number of the sample behind each batch."""
     buckets: Ints

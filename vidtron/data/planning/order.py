@@ -102,7 +102,7 @@ class Order:
         self.slice_rows = slice_rows
         self.sequential = sequential
         self.samples = sum(source.per_epoch for source in sources)
-        """Of an epoch, before any is dropped."""
+        """Samples of an epoch, before any is dropped."""
         self.windows = max(1, round(self.samples / window_samples))
         self._visits: Recent[tuple[int, int], SliceOrder] = Recent(2 * len(self.sources) + 2)
 

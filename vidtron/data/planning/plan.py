@@ -21,7 +21,7 @@ from vidtron.data.planning.buckets_assign import REASONS, Clips, Dropped, Rule
 from vidtron.data.planning.buckets_draws import hashed, key_of
 from vidtron.data.planning.epoch import EmptyPlanError, Schedule
 from vidtron.data.planning.order import Order, sources_of
-from vidtron.data.planning.report import BucketReport, PlanReport, report_warnings
+from vidtron.data.planning.plan_report import BucketReport, PlanReport, report_warnings
 from vidtron.data.planning.windows import (
     available_frames_of,
     frame_numbers,
@@ -52,7 +52,7 @@ class PlannedSample:
 
     position: int
     row: int
-    """Of the index."""
+    """Row of the index."""
     bucket: Bucket
     epoch: int
 

@@ -30,7 +30,7 @@ class Card:
     """One sampled clip."""
 
     row: int
-    """Of the index."""
+    """Row of the index."""
     key: str
     shard: str
     """File name."""

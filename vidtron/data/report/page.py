@@ -1,16 +1,14 @@
-"""The report as one HTML file that needs nothing else: no network, no other file."""
+"""The report as an HTML page."""
 
-import base64
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vidtron.data.planning.report import PlanReport
+from vidtron.data.planning.plan_report import PlanReport
 from vidtron.data.report.cards import Card
+from vidtron.data.report.html import document
 from vidtron.data.report.statistics import Column, Histogram, IndexStatistics
 
 MOST_RESOLUTIONS = 16
@@ -24,12 +22,12 @@ class Report:
 
     statistics: IndexStatistics
     columns: Sequence[Column]
-    """That clips can be filtered and sorted by."""
+    """Columns that clips can be filtered and sorted by."""
     cards: Sequence[Card]
     values: dict[str, Sequence[float | None]]
-    """By name of a column, the number of each card."""
+    """Name of a column -> its number on each card."""
     seed: int
-    """Of the sampled clips."""
+    """Seed of the choice of the sampled clips."""
     plan: PlanReport | None = None
     bucketed: bool = False
     """Whether the plan's buckets have batches."""
@@ -43,25 +41,14 @@ class Report:
 
 def page(report: Report) -> str:
     """HTML of a report. Every text of the dataset is data of the page's script, never markup."""
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    parts = {
-        # Nothing but this very script runs, and nothing is fetched, whatever a caption says.
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
-        "data": embedded(content(report)),
-        "script": script,
-    }
-    html = (_HERE / "template.html").read_text(encoding="utf-8")
-    pieces = html.split("%%")  # text, name, text, name ... text
-    return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
-
-
-def embedded(value: Any) -> str:
-    """JSON that can stand inside of a script element: no sign in it that HTML would look at."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    parts = {name: (_HERE / name).read_text(encoding="utf-8") for name in ("body.html", "page.css", "page.js")}
+    return document(
+        "Dataset report",
+        parts["body.html"],
+        style=parts["page.css"],
+        script=parts["page.js"],
+        data=content(report),
+    )
 
 
 def content(report: Report) -> dict[str, Any]:

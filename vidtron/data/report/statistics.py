@@ -44,7 +44,7 @@ class Histogram:
     label: str
     unit: str
     edges: tuple[float, ...]
-    """Of the bars, one more than there are bars. The first is the minimum where nothing lies below, the last the
+    """Edges of the bars, one more than there are bars. The first is the minimum where nothing lies below, the last the
     maximum where nothing lies above. A bar holds its left edge and not its right one, but the maximum is held by the
     last bar; of whole numbers that may be its only value."""
     counts: tuple[int, ...]
@@ -58,7 +58,7 @@ class Histogram:
     maximum: float
     mean: float
     median: float
-    """Of at most 200,000 rows spread evenly over all."""
+    """Median of at most 200,000 rows spread evenly over all."""
     whole: bool
     """Whether the values are whole numbers."""
 

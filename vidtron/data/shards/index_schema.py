@@ -6,7 +6,7 @@ import pyarrow as pa
 
 INDEX_NAME = "index.arrow"
 OLD_INDEX_NAME = "index.jsonl"
-"""Of version 1."""
+"""Name of an index of version 1."""
 FORMAT, VERSION = "vidtron-shards", 2
 ROWS_PER_BATCH = 65536
 HEADER_KEY = b"header"

@@ -47,7 +47,7 @@ class ClipFacts:
     """Seconds of each frame after the first, where they are not regular (frame / fps)."""
 
     def as_json(self) -> dict[str, Any]:
-        """As stored; `times` only where there are any."""
+        """The facts as they are stored; `times` only where there are any."""
         content = asdict(self)
         if self.times is None:
             del content["times"]
@@ -87,7 +87,7 @@ class IndexRow:
     scores: dict[str, float | None] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """As stored in the record of a shard that is being built."""
+        """The row as it is stored in the record of a shard that is being built."""
         return {**asdict(self), "clip": self.clip.as_json()}
 
     @classmethod

@@ -65,7 +65,7 @@ class ShardCache:
             file.close()
 
     def acquire(self, url: str, size: int, state: str) -> BinaryIO:
-        """As `opened`, for as long as the caller keeps the file open."""
+        """Open a shard as `opened` does, for as long as the caller keeps the file open."""
         target = self.path / f"{hashlib.blake2b(f'{url} {state}'.encode(), digest_size=16).hexdigest()}.{size}"
         file = _open_shared(target, size)
         if file is None:

@@ -75,7 +75,7 @@ class RemoteFolder:
 
     url: str
     digest: str
-    """Of the index: copies of shards that were there under another index are not taken."""
+    """Digest of the index: copies of shards that were there under another index are not taken."""
     cache: ShardCache
 
     def read(self, shard: str, shard_size: int, offset: int, size: int, key: str) -> bytes:

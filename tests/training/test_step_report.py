@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vidtron.training.report import exchange
+from vidtron.training.step_report import combine
 
 
 def one_rank(last_stage=True):
@@ -17,7 +17,7 @@ def losses(*pairs):
 
 
 def test_losses_go_to_their_places():
-    report = exchange(losses(([1.0, 2.0], (2, 3)), ([3.0, 4.0], (0, 1))), {}, {}, 4, one_rank(), gradient_norm=5.0)
+    report = combine(losses(([1.0, 2.0], (2, 3)), ([3.0, 4.0], (0, 1))), {}, {}, 4, one_rank(), gradient_norm=5.0)
     assert report.losses.tolist() == [3.0, 4.0, 1.0, 2.0]
     assert report.loss == 2.5
     assert report.gradient_norm == 5.0
@@ -27,22 +27,22 @@ def test_losses_go_to_their_places():
 
 def test_rows_go_to_their_places():
     rows, codes = {0: 7, 1: 2**40, 2: 0, 3: 9}, {1: 2**48 - 1, 3: 3}
-    report = exchange(losses(([1.0, 2.0], (2, 3)), ([3.0, 4.0], (0, 1))), rows, codes, 4, one_rank())
+    report = combine(losses(([1.0, 2.0], (2, 3)), ([3.0, 4.0], (0, 1))), rows, codes, 4, one_rank())
     assert report.rows == (7, 2**40, 0, 9)
     assert report.codes == (0, 2**48 - 1, 0, 3)
 
 
 def test_other_stages_say_nothing():
-    assert exchange(losses(([1.0], (0,))), {}, {}, 1, one_rank(last_stage=False)).losses.tolist() == [0.0]
+    assert combine(losses(([1.0], (0,))), {}, {}, 1, one_rank(last_stage=False)).losses.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_not_finite(value):
-    assert not exchange(losses(([1.0, value], (0, 1))), {}, {}, 2, one_rank(), gradient_norm=1.0).is_finite
-    report = exchange(losses(([1.0, 1.0], (0, 1))), {}, {}, 2, one_rank(), gradient_norm=value)
+    assert not combine(losses(([1.0, value], (0, 1))), {}, {}, 2, one_rank(), gradient_norm=1.0).is_finite
+    report = combine(losses(([1.0, 1.0], (0, 1))), {}, {}, 2, one_rank(), gradient_norm=value)
     assert not report.is_finite
     assert not math.isfinite(report.gradient_norm)
 
 
 def test_wish_to_stop():
-    assert exchange(losses(([1.0], (0,))), {}, {}, 1, one_rank(), stop="duration").stop == "duration"
+    assert combine(losses(([1.0], (0,))), {}, {}, 1, one_rank(), stop="duration").stop == "duration"

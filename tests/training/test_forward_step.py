@@ -10,7 +10,7 @@ from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.diffusion.weighting import EDMWeighting
 from vidtron.models.inputs import VIDEO, Conditions, TextInput
 from vidtron.training.batches import MicroBatch
-from vidtron.training.step import ForwardStep
+from vidtron.training.forward_step import ForwardStep
 
 SHAPE = (2, 3, 4, 2, 5)
 

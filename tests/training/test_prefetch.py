@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from vidtron.training.ahead import Ahead
+from vidtron.training.prefetch import Prefetcher
 
 
 class Counted:
@@ -38,12 +38,12 @@ def made_in_the_end(counted, expected):
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_results_are_made_ahead_and_in_order(depth):
     counted = Counted()
-    ahead = Ahead(counted, depth)
+    prefetcher = Prefetcher(counted, depth)
     assert made_in_the_end(counted, depth) == depth
-    assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    assert [next(prefetcher) for _ in range(3)] == [0, 1, 2]
     assert made_in_the_end(counted, 3 + depth) == 3 + depth
     assert threading.current_thread() not in counted.threads
-    ahead.close()
+    prefetcher.close()
     assert counted.made == 3 + depth
 
 
@@ -51,29 +51,29 @@ def test_closing_at_once_makes_what_is_due():
     """However slow a rank's thread is: the other ranks' have made as many."""
     counted = Counted()
     slow = (time.sleep(0.02) or number for number in counted)
-    ahead = Ahead(slow, 3)
-    next(ahead)
-    ahead.close()
+    prefetcher = Prefetcher(slow, 3)
+    next(prefetcher)
+    prefetcher.close()
     assert counted.made == 4
-    ahead.close()
+    prefetcher.close()
 
 
 def test_depth_zero_works_in_the_callers_thread():
     counted = Counted()
-    ahead = Ahead(counted, 0)
+    prefetcher = Prefetcher(counted, 0)
     assert counted.made == 0
-    assert next(ahead) == 0
+    assert next(prefetcher) == 0
     assert counted.threads == {threading.current_thread()}
-    ahead.close()
+    prefetcher.close()
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_end_and_errors_come_in_their_place(depth):
-    ahead = Ahead(Counted(end=2), depth)
-    assert list(ahead) == [0, 1]
-    ahead.close()
-    ahead = Ahead(Counted(broken=2), depth)
-    assert [next(ahead), next(ahead)] == [0, 1]
+    prefetcher = Prefetcher(Counted(end=2), depth)
+    assert list(prefetcher) == [0, 1]
+    prefetcher.close()
+    prefetcher = Prefetcher(Counted(broken=2), depth)
+    assert [next(prefetcher), next(prefetcher)] == [0, 1]
     with pytest.raises(ValueError, match="2 is broken"):
-        next(ahead)
-    ahead.close()
+        next(prefetcher)
+    prefetcher.close()

@@ -16,14 +16,14 @@ class BucketReport:
 
     bucket: Bucket
     samples: int
-    """That find it."""
+    """Samples that find this bucket."""
     batches: int
     left_over: int
     """Samples behind the last whole batch; they are not used."""
     tokens: int | None
-    """Of a batch; None where the model is not known."""
+    """Tokens of a batch; None where the model is not known."""
     flops: float | None
-    """Of a batch, forward and backward."""
+    """FLOPs of a batch, forward and backward."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PlanReport:
 
     epoch: int
     samples: int
-    """That come up for use; some may come up several times where folders are weighted."""
+    """Samples that come up for use; some may come up several times where folders are weighted."""
     buckets: tuple[BucketReport, ...]
     dropped: dict[str, int]
     """Samples in no bucket, by reason; reasons without any are left out."""

@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 _JOIN_SECONDS = 60.0
 
 
-class Ahead(Generic[Result]):
+class Prefetcher(Generic[Result]):
     """Takes results from an iterator in one background thread, up to `depth` before they are asked for.
 
     The thread goes equally far on every rank of a run: when n results have been asked for, n + `depth` of them are
@@ -29,11 +29,11 @@ class Ahead(Generic[Result]):
         self._error: BaseException | None = None
         self._closing = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="ahead", daemon=True) if depth > 0 else None
+        self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True) if depth > 0 else None
         if self._thread is not None:
             self._thread.start()
 
-    def __iter__(self) -> "Ahead[Result]":
+    def __iter__(self) -> "Prefetcher[Result]":
         return self
 
     def __next__(self) -> Result:

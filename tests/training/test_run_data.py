@@ -10,9 +10,9 @@ from vidtron.diffusion.density import Uniform, timesteps_at
 from vidtron.diffusion.schedule import ZeroTerminalSNRSchedule
 from vidtron.models.registry import family_of
 from vidtron.parallel import initialized
-from vidtron.training import sources
+from vidtron.training import data_summary
 from vidtron.training.evaluate import even_timesteps
-from vidtron.training.sources import DataRoom
+from vidtron.training.run_data import RunData
 from vidtron.training.timestep_draws import TimestepDraws
 
 
@@ -63,13 +63,13 @@ def test_evaluation_spreads_timesteps_evenly():
     assert even_timesteps([0, 999], 1000, 1000).tolist() == [0, 999]
 
 
-def test_a_large_index_is_described_beside_the_training(shards, monkeypatch):
+def test_a_large_index_is_summarized_beside_the_training(shards, monkeypatch):
     run = small_run(shards)
     with initialized(run, World(size=1, rank=0, local_rank=0, has_cuda=False)) as groups:
-        data = DataRoom(run, groups, family_of(run.model), ZeroTerminalSNRSchedule())
+        data = RunData(run, groups, family_of(run.model), ZeroTerminalSNRSchedule())
         at_once: list[str] = []
-        data.describe(at_once.append)
-        monkeypatch.setattr(sources, "QUICKLY_DESCRIBED", 3)
+        data_summary.summarize(data, at_once.append)
+        monkeypatch.setattr(data_summary, "QUICKLY_SUMMARIZED", 3)
         told: queue.SimpleQueue[str] = queue.SimpleQueue()
-        data.describe(told.put)
+        data_summary.summarize(data, told.put)
         assert told.get(timeout=300) == at_once[0] == "8 training clips an epoch"

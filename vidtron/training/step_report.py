@@ -17,7 +17,7 @@ STOP_REASONS = ("failure", "signal", "duration")
 
 @dataclass(frozen=True)
 class StepReport:
-    """The same on all ranks."""
+    """Outcome of a pass over a global batch, the same on all ranks."""
 
     losses: Tensor
     """Loss of each sample of the global batch, float64 on the CPU [global batch]."""
@@ -57,7 +57,7 @@ def agree(stop: str | None, groups: Groups, group: dist.ProcessGroup | None = No
     return STOP_REASONS[len(STOP_REASONS) - heaviest] if heaviest else None
 
 
-def exchange(
+def combine(
     losses_of_micro_batches: Sequence[dict[str, Any]],
     rows: Mapping[int, int],
     codes: Mapping[int, int],

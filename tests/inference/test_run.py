@@ -12,7 +12,7 @@ from tests.training.small import small_run
 from vidtron import training
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.world import World
-from vidtron.inference.sample import sampled_run, splits_guidance
+from vidtron.inference.run import sampled_run, splits_guidance
 from vidtron.inference.sampling import SamplerConfig
 
 PARALLEL = {

@@ -10,7 +10,7 @@ from vidtron.config.text import TextSpec
 from vidtron.encoders.base import EncodedText, Posterior
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
-from vidtron.training.samples import SampleMaker, bernoulli, pad_latent_frames, pixels_CFHW
+from vidtron.training.sample_maker import SampleMaker, bernoulli, pad_latent_frames, pixels_CFHW
 
 CPU = torch.device("cpu")
 LATENTS = (4, 2, 2, 3)

@@ -1,13 +1,13 @@
 import pytest
 
 from tests.training.step_maker import step_of
-from vidtron.training.positions import Share
-from vidtron.training.steps import walk
+from vidtron.training.rank_share import RankShare
+from vidtron.training.step_plan import walk
 
 
-def shares(replicas: int, ranks: int, micro_batch_size: int) -> list[Share]:
+def shares(replicas: int, ranks: int, micro_batch_size: int) -> list[RankShare]:
     return [
-        Share(micro_batch_size=micro_batch_size, replica=replica, replicas=replicas, rank=rank, ranks=ranks)
+        RankShare(micro_batch_size=micro_batch_size, replica=replica, replicas=replicas, rank=rank, ranks=ranks)
         for replica in range(replicas)
         for rank in range(ranks)
     ]
@@ -15,7 +15,7 @@ def shares(replicas: int, ranks: int, micro_batch_size: int) -> list[Share]:
 
 def test_formula():
     # Micro-batch m of replica r takes consumed + m * replicas * size + r * size + j.
-    share = Share(micro_batch_size=2, replica=1, replicas=3, rank=0, ranks=1)
+    share = RankShare(micro_batch_size=2, replica=1, replicas=3, rank=0, ranks=1)
     assert share.micro_batches(step_of(100, 12)) == [[102, 103], [108, 109]]
 
 
@@ -52,7 +52,7 @@ def test_owners_are_those_who_read():
 
 
 def test_all_ranks_take_turns_with_one_sample_a_step():
-    share = Share(micro_batch_size=1, replica=0, replicas=1, rank=0, ranks=4)
+    share = RankShare(micro_batch_size=1, replica=0, replicas=1, rank=0, ranks=4)
     assert [share.owners(step_of(consumed, 1)) for consumed in range(5)] == [[0], [1], [2], [3], [0]]
 
 
@@ -64,7 +64,7 @@ def test_reading_follows_a_growing_batch():
 
 
 def test_global_batch_that_does_not_divide():
-    share = Share(micro_batch_size=2, replica=0, replicas=2, rank=0, ranks=1, count_multiple=2)
+    share = RankShare(micro_batch_size=2, replica=0, replicas=2, rank=0, ranks=1, count_multiple=2)
     with pytest.raises(ValueError, match="global batch 6 on 2 replicas: accepted: multiples of 4"):
         share.micro_batches(step_of(0, 6))
 
@@ -73,5 +73,5 @@ def test_global_batch_that_does_not_divide():
     ("samples", "limit", "multiple", "size"), [(12, 4, 1, 4), (10, 4, 1, 2), (7, 4, 1, 1), (3, 8, 1, 3), (12, 4, 2, 3)]
 )
 def test_micro_batches_are_equal_and_within_the_limit(samples, limit, multiple, size):
-    share = Share(micro_batch_size=limit, replica=0, replicas=2, rank=0, ranks=1, count_multiple=multiple)
+    share = RankShare(micro_batch_size=limit, replica=0, replicas=2, rank=0, ranks=1, count_multiple=multiple)
     assert share.micro_batch_of(2 * samples) == size

@@ -17,11 +17,11 @@ class Step:
     size: int
     """Samples of the step over all replicas."""
     bucket: Bucket
-    """Of all its samples."""
+    """Bucket of all samples of the step."""
 
     @property
     def clip_size(self) -> ClipSize:
-        """Of all its clips."""
+        """Size of all clips of the step."""
         return self.bucket.size
 
 

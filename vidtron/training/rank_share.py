@@ -7,12 +7,15 @@ micro-batch of that run; so which samples make a global batch depends on neither
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
-from vidtron.training.steps import Step
+from vidtron.config.run import RunConfig
+from vidtron.parallel import virtual_pipeline_size
+from vidtron.training.step_plan import Step
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """The part of every global batch that one replica trains on, and this rank's place in the replica."""
 
     micro_batch_size: int
@@ -26,6 +29,18 @@ class Share:
     """Ranks of one replica."""
     count_multiple: int = 1
     """The number of micro-batches of a step is a multiple of this (interleaved pipelines)."""
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, replica: int, replicas: int, rank: int, ranks: int) -> Self:
+        """A rank's part under the run's micro-batch size and pipeline."""
+        return cls(
+            config.training.micro_batch_size,
+            replica,
+            replicas,
+            rank,
+            ranks,
+            config.parallel.pipeline_model_parallel_size if virtual_pipeline_size(config) else 1,
+        )
 
     def micro_batch_of(self, global_batch_size: int) -> int:
         """Samples of each micro-batch of a step: as many as divide the replica's samples evenly, within the limit.

@@ -201,7 +201,7 @@ class SampleMaker:
         return self._texts("")
 
     def noise(self, name: str, shape: Sequence[int], position: int) -> Tensor:
-        """Of a sample's latents of that name: a tensor of that shape on the CPU, the same whoever draws it."""
+        """Noise for a sample's latents of that name: a tensor of that shape on the CPU, the same whoever draws it."""
         kind = "" if name == VIDEO else f".{name}"
         noise = torch.randn(tuple(shape), generator=sample_generator(self.seed, position, f"noise{kind}"))
         if self.objective.offset_noise == 0:
