@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @cache
 def described(section: type) -> type:
-    """The same fields, their help on one line each with the accepted range; tyro would keep the docstrings' line
+    """A section's fields with their help on one line each and the accepted range; tyro would keep the docstrings' line
     breaks. Fields that hold dataclasses are described too."""
     hints, ranges, documentation = get_type_hints(section), annotations(section), field_documentation(section)
     fields: list[tuple[str, Any, Any]] = []

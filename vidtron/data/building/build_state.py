@@ -65,7 +65,7 @@ class Part:
     skipped: list[Skipped]
     rows: list[IndexRow]
     flawed: list[Skipped] = field(default_factory=list)
-    """Rows of the index that are flawed."""
+    """Samples among the rows that have a flaw, and which."""
 
 
 class BuildState:

@@ -75,7 +75,7 @@ class Resolution:
     ratios: dict[str, tuple[int, int]]
     """Name of height / width -> (height, width), before rounding."""
     candidates: tuple[Candidate, ...] = ()
-    """Numbers of frames to try, the largest first."""
+    """What clips of this resolution are tried for, most frames first."""
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ class SummedFile:
         return self._length
 
     def flush(self) -> None:
-        """As files do."""
+        """Hand what is written to the system."""
         self._file.flush()
 
     @property
     def closed(self) -> bool:
-        """As files do."""
+        """Whether the file is closed."""
         return self._file.closed
 
 
