@@ -12,7 +12,7 @@ ORDER = [
     {"config", "diffusion"},
     {"parallel"},
     {"models", "encoders", "data"},
-    {"checkpoint"},
+    {"checkpoint", "recipe"},
     {"inference"},
     {"training"},
 ]

@@ -17,16 +17,16 @@ from vidtron.data.shards.index import ShardIndex
 from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.diffusion.schedule import Schedule
 from vidtron.encoders.factory import encoder_dtype, text_encoders, text_fingerprints, video_autoencoder
-from vidtron.inference.objective import rank_groups_of, timesteps_of
 from vidtron.models.family import Family
 from vidtron.parallel import Groups, virtual_pipeline_size
+from vidtron.recipe.from_config import rank_groups_of, timesteps_of
 from vidtron.training.ahead import Ahead
 from vidtron.training.batch_size import batch_size_at, global_batch_size
 from vidtron.training.batches import BatchSource, FrameMaskOf, StepBatch, Timesteps
 from vidtron.training.clip_fit import clip_fit
 from vidtron.training.evaluate import EVALUATION_SEED, even_timesteps
 from vidtron.training.exchange import ReplicaExchange
-from vidtron.training.frame_masks import FrameMasks
+from vidtron.training.frame_mask_draws import FrameMaskDraws
 from vidtron.training.latent_cache import LatentCache
 from vidtron.training.positions import Share
 from vidtron.training.samples import SampleMaker
@@ -70,7 +70,7 @@ class DataRoom:
         if config.training.eval_interval is not None and config.data.valid_data_path:
             valid = ShardIndex.open(config.data.valid_data_path, ShardCache.from_config(config.data))
             self.valid_plan = Plan.from_config(valid, config.data, EVALUATION_SEED, None, sequential=True)
-        masks = FrameMasks.from_config(config.objective.frame_masks, config.training.seed)
+        masks = FrameMaskDraws.from_config(config.objective.frame_masks, config.training.seed)
         patch = family.temporal_patch(network)
         self.frame_masks: FrameMaskOf | None = (
             (lambda position, frames: masks(position, frames // patch, patch)) if masks.enabled else None
