@@ -91,6 +91,16 @@ def test_rooms_import_one_way(room: str):
     assert not wrong, "\n".join(wrong)
 
 
+def test_training_takes_of_inference_what_samples_videos():
+    """All else that both need is in `recipe`."""
+    taking = {
+        path.name
+        for path in sources("vidtron/training")
+        if any(name.startswith("vidtron.inference") for name in imported(path.read_text(), "vidtron.training"))
+    }
+    assert taking == {"checks.py", "logging.py", "validation_samples.py"}
+
+
 def test_every_room_is_a_package_and_known():
     folders = {path for path in (ROOT / "vidtron").rglob("*") if path.is_dir() and any(path.glob("*.py"))}
     missing = [str(path.relative_to(ROOT)) for path in folders if not (path / "__init__.py").is_file()]
