@@ -132,7 +132,7 @@ def test_one_entry_makes_a_schedule_a_parameterization_and_a_weighting(tables):
     SCHEDULES.add("straight", Choice(lambda config: FlowSchedule(), "rectified flow again"))
     PARAMETERIZATIONS.add("backwards", Choice(lambda config: FlowVelocity(to_data=True)))
     WEIGHTINGS.add("seven", Choice(lambda config: Weighting()))
-    words = "--schedule straight --parameterization backwards --loss-weighting seven --noise-shift 1"
+    words = "--schedule straight --parameterization backwards --loss-weighting seven"
     config = parsed(*words.split())
     assert check(config, WORLD) == []
     objective, x0, noise = objective_of(config.objective), torch.full((1, 2), 2.0), torch.zeros(1, 2)
