@@ -24,11 +24,13 @@ from vidtron.config.run import RunConfig
 from vidtron.config.storage import StorageError
 from vidtron.config.world import World
 from vidtron.models.registry import family_of, preset, preset_names, with_plugins
+from vidtron.recipe.choices import choices
 
 
 def errors_of(config: RunConfig, world: World) -> list[str]:
     """Everything that every room finds wrong with a configuration."""
     from vidtron import data, encoders, parallel, training
+    from vidtron.recipe.check import check as check_recipe
 
     family = family_of(config.model)
 
@@ -38,14 +40,22 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
     def check_data(config: RunConfig, world: World) -> list[str]:
         return data.check(config, world, training.clip_fit(family, config))
 
-    rooms = (config_check.check, parallel.check, family.check, check_encoders, check_data, training.check)
+    rooms = (
+        config_check.check,
+        check_recipe,
+        parallel.check,
+        family.check,
+        check_encoders,
+        check_data,
+        training.check,
+    )
     return collect_errors(rooms, config, world)
 
 
 def configured(argv: Sequence[str]) -> tuple[RunConfig, World]:
     """Parse and check. Exits with status 2 where the configuration is refused."""
     with_plugins(argv)
-    config = parse(argv, preset, preset_names())
+    config = parse(argv, preset, preset_names(), choices=choices())
     world = World.of_launcher()
     refuse(errors_of(config, world), world)
     return config, world

@@ -15,6 +15,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import OPTIONAL_PACKAGES, World
 from vidtron.models.registry import family_of, preset, preset_names
 from vidtron.parallel.check import check as check_parallel
+from vidtron.recipe.check import check as check_recipe
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NODE = World(size=8, rank=0, local_rank=0, has_cuda=True, packages=frozenset(OPTIONAL_PACKAGES))
@@ -38,7 +39,7 @@ def flags_of(script: Path, tmp_path: Path, **variables: str) -> list[str]:
 
 def errors_of(config: RunConfig) -> list[str]:
     """What the rooms say that look at neither files nor folders."""
-    checks = (check_config, check_parallel, family_of(config.model).check)
+    checks = (check_config, check_recipe, check_parallel, family_of(config.model).check)
     return [error for check in checks for error in check(config, NODE)]
 
 
@@ -77,7 +78,9 @@ def test_objectives_are_legal(tmp_path: Path):
     assert [config.objective.parameterization for config in configs] == ["velocity", "epsilon", "flow", "edm"]
     alone = World(size=1, rank=0, local_rank=0, has_cuda=False, packages=frozenset())
     for config, call in zip(configs, calls[2::2], strict=True):
-        assert [error for check in (check_config, check_parallel) for error in check(config, alone)] == []
+        assert [
+            error for check in (check_config, check_recipe, check_parallel) for error in check(config, alone)
+        ] == []
         assert config.data.data_path == [calls[0][calls[0].index("--output") + 1]]
         assert config.training.train_iters == 17
         assert call[call.index("--load") + 1] == str(config.checkpoint.save)

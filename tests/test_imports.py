@@ -12,7 +12,7 @@ ORDER = [
     {"config", "diffusion"},
     {"parallel"},
     {"models", "encoders", "data"},
-    {"checkpoint"},
+    {"checkpoint", "recipe"},
     {"inference"},
     {"training"},
 ]
@@ -89,6 +89,16 @@ def test_rooms_import_one_way(room: str):
         for name in wrong_imports(room, path.read_text(), ".".join(path.relative_to(ROOT).parent.parts))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_training_takes_of_inference_what_samples_videos():
+    """All else that both need is in `recipe`."""
+    taking = {
+        path.name
+        for path in sources("vidtron/training")
+        if any(name.startswith("vidtron.inference") for name in imported(path.read_text(), "vidtron.training"))
+    }
+    assert taking == {"checks.py", "logging.py", "validation_samples.py"}
 
 
 def test_every_room_is_a_package_and_known():

@@ -32,6 +32,7 @@ from vidtron.data.building.terminal import TerminalProgress
 from vidtron.data.errors import ShardError
 from vidtron.data.latents.header import LatentCacheError
 from vidtron.models.registry import family_of, preset, preset_names, with_plugins
+from vidtron.recipe.choices import choices
 
 _ABOUT = (__doc__ or "").replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, encode."""
     words = sys.argv[1:] if argv is None else argv
     with_plugins(words)
-    given = parse(words, preset, preset_names(), "encode_latents.py", _ABOUT)
+    given = parse(words, preset, preset_names(), "encode_latents.py", _ABOUT, choices=choices())
     world = World.of_launcher()
     refuse(errors_of(given, world), world)
 

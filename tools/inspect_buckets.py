@@ -38,6 +38,7 @@ from vidtron.data.report.html import document
 from vidtron.data.shards.index import ShardIndex
 from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.models.registry import family_of, preset, preset_names, with_plugins
+from vidtron.recipe.choices import choices
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     if "--help" in rest or "-h" in rest:
         print(__doc__)
         return
-    config = parse(rest, preset, preset_names(), "inspect_buckets.py")
+    config = parse(rest, preset, preset_names(), "inspect_buckets.py", choices=choices())
     errors = list(dict.fromkeys([*(refusal.message for refusal in refusals(config)), *check_numbers(config)]))
     if config.data.bucket_config is None:
         errors.append("--bucket-config: missing; accepted: a YAML file")

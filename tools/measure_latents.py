@@ -22,11 +22,12 @@ from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.errors import exit_with
 from vidtron.config.ranges import field_range
 from vidtron.data.decoding.loader import ClipLoader
+from vidtron.data.decoding.pixels import to_uint8
 from vidtron.data.planning.plan import Plan
 from vidtron.data.shards.index import ShardIndex
 from vidtron.encoders import video_autoencoder
 from vidtron.encoders.space_time import CAUSAL
-from vidtron.inference.video_io import psnr, to_uint8
+from vidtron.inference.video_io import psnr
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -35,6 +35,7 @@ from vidtron.data.report.tables import ScoreTable
 from vidtron.data.shards.index import ShardIndex
 from vidtron.data.shards.shard_cache import ShardCache
 from vidtron.models.registry import family_of, preset, preset_names, with_plugins
+from vidtron.recipe.choices import choices
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -101,7 +102,7 @@ def opened(arguments: argparse.Namespace, run_flags: list[str]) -> tuple[ShardIn
     from vidtron.training import clip_fit  # late: brings megatron-core
 
     given = ["--model", arguments.model, "--seed", str(arguments.seed), *run_flags]
-    run = parse_run(given, preset, preset_names(), prog="report_dataset.py")
+    run = parse_run(given, preset, preset_names(), prog="report_dataset.py", choices=choices())
     errors = [*(refusal.message for refusal in refusals(run)), *check_numbers(run)]
     if errors:
         raise ValueError("\n".join(dict.fromkeys(errors)))

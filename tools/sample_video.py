@@ -29,6 +29,7 @@ from vidtron.inference.prompts import Prompt, read_prompts
 from vidtron.inference.run import Failure, Video, check, sample, sampled_run
 from vidtron.inference.video_files import OutputConfig, VideoFiles
 from vidtron.models.registry import with_plugins
+from vidtron.recipe.choices import choices
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Arguments:
 
 def main() -> None:
     """Parse, check, sample."""
-    arguments = parse_arguments(Arguments, with_plugins(sys.argv[1:]), __doc__)
+    arguments = parse_arguments(Arguments, with_plugins(sys.argv[1:]), __doc__, choices())
     world = World.of_launcher()
     config = arguments.sampling
     try:

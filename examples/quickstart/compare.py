@@ -22,7 +22,8 @@ from vidtron.encoders.factory import video_autoencoder
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.run import Video, sample, sampled_run
-from vidtron.inference.video_io import contact_sheet, psnr, to_uint8, write_video
+from vidtron.data.decoding.pixels import to_uint8
+from vidtron.inference.video_io import contact_sheet, psnr, write_video
 from vidtron.models.registry import family_of
 
 

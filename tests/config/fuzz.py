@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from vidtron.config.flags import Flag, accepts_none, flags
 from vidtron.config.ranges import Range, range_of
 from vidtron.models.registry import preset, preset_names
+from vidtron.recipe.choices import choices
 
 NUMBERS = (
     "0",
@@ -129,7 +130,9 @@ class Fuzz:
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
         self.table = {
-            name: flag for name, flag in flags(type(preset(preset_names()[0]).network)).items() if name not in LEFT_OUT
+            name: flag
+            for name, flag in flags(type(preset(preset_names()[0]).network), choices()).items()
+            if name not in LEFT_OUT
         }
 
     def wild(self) -> Draft:

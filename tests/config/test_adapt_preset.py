@@ -10,6 +10,7 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.checks_numbers import check_numbers
 from vidtron.models.registry import preset, preset_names
+from vidtron.recipe.check import check as check_recipe
 
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
 FLOW = "--schedule flow --parameterization flow"
@@ -45,7 +46,7 @@ def test_the_preset_gives_way(command: str, field: str, value: object, capsys: p
     flag = f"--{name.replace('_', '-')}"
     told = [line for line in lines if line.startswith(f"note: {flag} is ")]
     assert len(told) == 1 and f"instead of {config.model}'s" in told[0]
-    assert [*check(config, WORLD), *check_numbers(config)] == []
+    assert [*check(config, WORLD), *check_recipe(config, WORLD), *check_numbers(config)] == []
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_the_preset_gives_way(command: str, field: str, value: object, capsys: p
 )
 def test_what_is_given_is_refused(command: str, start: str, capsys: pytest.CaptureFixture):
     config = parsed(command)
-    (error,) = [*check(config, WORLD), *check_numbers(config)]
+    (error,) = [*check(config, WORLD), *check_recipe(config, WORLD), *check_numbers(config)]
     assert error.startswith(start) and capsys.readouterr().err == ""
 
 

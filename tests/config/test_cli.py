@@ -287,7 +287,8 @@ def test_sections_are_documented_and_typed():
 
 
 def test_parsing_imports_no_torch():
-    code = "import sys, vidtron.config.cli, vidtron.config.check; sys.exit('torch' in sys.modules)"
+    modules = "vidtron.config.cli, vidtron.config.check, vidtron.models.registry, vidtron.recipe.choices"
+    code = f"import sys, {modules}; vidtron.recipe.choices.choices(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -28,7 +28,7 @@ def test_texts_mention_only_flags_that_exist():
     for name in preset_names():
         for flag in flags(type(preset(name).network)).values():
             legal |= {flag.option, f"--no-{flag.option[2:]}"}
-    rooms = ("inference", "data", "curation")
+    rooms = ("inference", "recipe", "data", "curation")
     programs = [
         *ROOT.glob("tools/**/*.py"),
         *(path for room in rooms for path in ROOT.glob(f"vidtron/{room}/**/*.py")),

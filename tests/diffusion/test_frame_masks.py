@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from vidtron.config.frame_masks import FRAME_MASKS
 from vidtron.diffusion.frame_masks import STRATEGIES, draw_frame_mask
 
 ORACLE = json.loads((Path(__file__).parents[1] / "reference/data/opensora/masks.json").read_text())
@@ -31,10 +30,6 @@ def test_draws_of_open_sora(ratios, draws):
         draw = random.Random(case["seed"])
         masks = [text(draw_frame_mask(strategies, case["num_frames"], draw, no_numbers)) for _ in case["masks"]]
         assert masks == case["masks"], case
-
-
-def test_flag_and_mathematics_have_the_same_strategies():
-    assert tuple(STRATEGIES) == FRAME_MASKS
 
 
 def draws(name, frames, count=300):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtron import training
+from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models.registry import preset
@@ -22,7 +23,8 @@ def small_run(shards: Path | str, **flags: Any) -> RunConfig:
     """
     tiny = preset("cogvideox-tiny").network
     network = dataclasses.replace(tiny, text_length=6, time_embed_dim=32, text_width=16)
-    run = RunConfig(model="cogvideox-tiny", network=network)
+    objective = ObjectiveConfig(**preset("cogvideox-5b").defaults["objective"])  # without tiny's shift
+    run = RunConfig(model="cogvideox-tiny", network=network, objective=objective)
     defaults = {
         "data_path": [str(shards)],
         "num_frames": 9,

@@ -12,7 +12,7 @@ from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError, latest, open_weights
 from vidtron.checkpoint.lora_source import open_merged
 from vidtron.config.world import World
-from vidtron.inference.denoiser import Denoiser
+from vidtron.inference.replica_network import ReplicaNetwork
 from vidtron.models.build import build_chunks
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.inputs import Conditions, TextInput
@@ -65,7 +65,7 @@ def our_output(rank, run, folder, average=None):
         else:
             checkpoint.load_average_with_base(folder, chunks, average, groups)
         length, told = CogVideoXFamily().sequence_length(run), Conditions((TextInput(text),))
-        return Denoiser(chunks, groups, sequence_length=length)(latents, 500, told)
+        return ReplicaNetwork(chunks, groups, sequence_length=length)(latents, 500, told)
 
 
 def diffusers_output(folder):

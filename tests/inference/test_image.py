@@ -47,7 +47,8 @@ def test_the_first_frame_gives_the_latents_of_the_training(frames, picture, flag
     clip = SimpleNamespace(position=3, key="a", caption="colours", size=None, cached=None, frames_TCHW=frames)
     trained = Packing(spec).unpack(SampleMaker(run, lambda size: spec, *encoders, cpu, seed=1).make(clip))
 
-    sampler = VideoSampler(SamplingConfig(picture), run, SimpleNamespace(device=cpu), [FakeChunk()], *encoders)
+    groups = SimpleNamespace(device=cpu, pg=None, pp=SimpleNamespace(size=lambda: 1))
+    sampler = VideoSampler(SamplingConfig(picture), run, groups, [FakeChunk()], *encoders)
     conditions = sampler.conditions(Prompt("colours", 0, 1, image=picture)).given
     torch.testing.assert_close(conditions.image_latents_BTCHW[0], trained["image_latents"])
     assert torch.equal(conditions.texts[0].states_BLE[0], trained["text"])
@@ -56,6 +57,8 @@ def test_the_first_frame_gives_the_latents_of_the_training(frames, picture, flag
 
 class FakeChunk:
     """All that a sampler asks of a chunk until it samples."""
+
+    config = SimpleNamespace(virtual_pipeline_model_parallel_size=None)
 
     def eval(self):
         return self

@@ -9,12 +9,13 @@ import torch
 from tests.inference.jobs import config_of, errors_of, prompts, sampled
 from tests.inference.test_run import ALONE, LAYOUTS, assert_same, latents_of
 from tests.tools.test_sample_video import run_tool
+from vidtron.data.decoding.pixels import pixels_CFHW, to_uint8
 from vidtron.encoders.space_time import SpaceTimeTransform
 from vidtron.inference.config import GivenFramesConfig
 from vidtron.inference.image import read_image
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sampling import SamplerConfig
-from vidtron.inference.video_io import pixels_CFHW, read_video, to_uint8, write_video
+from vidtron.inference.video_io import read_video, write_video
+from vidtron.recipe.sampler import SamplerConfig
 
 HEIGHT, WIDTH = 32, 48
 LOOPS = GivenFramesConfig(loop=3, condition_frames=2)

@@ -13,7 +13,7 @@ from vidtron import training
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.world import World
 from vidtron.inference.run import sampled_run, splits_guidance
-from vidtron.inference.sampling import SamplerConfig
+from vidtron.recipe.sampler import SamplerConfig
 
 PARALLEL = {
     "TP2": ParallelConfig(tensor_model_parallel_size=2),

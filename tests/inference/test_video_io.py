@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vidtron.inference.video_io import contact_sheet, frame_grid, psnr, read_video, to_uint8, write_video
+from vidtron.data.decoding.pixels import to_uint8
+from vidtron.inference.video_io import contact_sheet, frame_grid, psnr, read_video, write_video
 
 
 def moving_bar(frames: int, height: int, width: int) -> torch.Tensor:

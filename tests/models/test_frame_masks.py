@@ -5,7 +5,7 @@ import torch
 
 from tests.training.small import small_run
 from vidtron.config.world import World
-from vidtron.inference.denoiser import Denoiser
+from vidtron.inference.replica_network import ReplicaNetwork
 from vidtron.models.build import build_chunks
 from vidtron.models.cogvideox.config import TEXT, VIDEO
 from vidtron.models.cogvideox.embeddings import unpatchify
@@ -114,7 +114,7 @@ def test_one_row_of_times_for_each_frame_gives_the_same(network):
 def test_sampling_asks_the_same_of_the_network(network):
     given, times = inputs(), torch.tensor([700.0, 700.0])
     mask = torch.tensor([False, True, True])
-    denoiser = Denoiser([network], network.groups, sequence_length=24, kept_timestep=20.0)
+    replica_network = ReplicaNetwork([network], network.groups, sequence_length=24, kept_timestep=20.0)
     conditions = Conditions((TextInput(given["text_BLE"]),), given["image_latents"])
-    output = denoiser(given["noisy_BTCHW"], 700, conditions, mask.view(1, 3, 1, 1, 1))
+    output = replica_network(given["noisy_BTCHW"], 700, conditions, mask.view(1, 3, 1, 1, 1))
     assert torch.equal(output, run(network, [mask.tolist()] * 2, timesteps_B=times))

@@ -15,7 +15,7 @@ from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_merge import merged
 from vidtron.checkpoint.lora_sat import sat_state as lora_sat_state
 from vidtron.config.world import World
-from vidtron.inference.denoiser import Denoiser
+from vidtron.inference.replica_network import ReplicaNetwork
 from vidtron.models.cogvideox.checkpoint_names import sat_rows
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.cogvideox.lora_names import TARGETS
@@ -61,9 +61,9 @@ def output(rank, inputs, adapters, targets, parallel, merge=False, eps=SAT_EPS):
         load_weights(model, "2b", groups, merged_with=adapters if merge else {})
         if not merge:
             take_adapters(adapters, run.adaptation.lora_scale, model.modules, groups)
-        denoiser = Denoiser(model.modules, groups, sequence_length=family.sequence_length(run))
+        network = ReplicaNetwork(model.modules, groups, sequence_length=family.sequence_length(run))
         told = [Conditions((TextInput(text_LE[None]),)) for text_LE in inputs["context"]]
-        return torch.cat([denoiser(x[i : i + 1], int(inputs["timesteps"][i]), told[i]) for i in range(len(x))])
+        return torch.cat([network(x[i : i + 1], int(inputs["timesteps"][i]), told[i]) for i in range(len(x))])
 
 
 def random_adapters(targets, *, rank=3, alpha=6.0, ranks=None):

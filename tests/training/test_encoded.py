@@ -10,6 +10,7 @@ from tests.encoders.tiny_folders import make_tiny_t5, make_tiny_vae
 from tests.training.small import small_run
 from vidtron.config.data import ClipSize, EncoderConfig
 from vidtron.config.text import TextSpec
+from vidtron.data.decoding.pixels import pixels_CFHW
 from vidtron.encoders import video_autoencoder
 from vidtron.encoders.base import EncodedText, Posterior
 from vidtron.encoders.factory import text_encoder
@@ -17,7 +18,7 @@ from vidtron.encoders.space_time import CAUSAL
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
 from vidtron.training.encoded import EncodedClip, from_tensors, to_tensors
-from vidtron.training.sample_maker import SampleMaker, bernoulli, pixels_CFHW
+from vidtron.training.sample_maker import SampleMaker, bernoulli
 
 CPU = torch.device("cpu")
 SIZE = ClipSize(9, 16, 24)

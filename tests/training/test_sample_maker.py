@@ -7,10 +7,11 @@ from tests.training.small import small_run
 from vidtron.config.data import ClipSize
 from vidtron.config.geometry import LatentGeometry
 from vidtron.config.text import TextSpec
+from vidtron.data.decoding.pixels import pixels_CFHW
 from vidtron.encoders.base import EncodedText, Posterior
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
-from vidtron.training.sample_maker import SampleMaker, bernoulli, pad_latent_frames, pixels_CFHW
+from vidtron.training.sample_maker import SampleMaker, bernoulli, pad_latent_frames
 
 CPU = torch.device("cpu")
 LATENTS = (4, 2, 2, 3)

@@ -31,8 +31,9 @@ def adapt_preset(config: RunConfig, given: Collection[str]) -> list[str]:
         remarks.append(f"--{name.replace('_', '-')} is {told} instead of {config.model}'s {before}: {reason}")
 
     _adapt_warm_up(config, change)
-    if config.objective.schedule in ("flow", "edm"):
-        change("objective", "noise_shift", 1.0, f"--schedule {config.objective.schedule} has no table to shift")
+    schedule = config.objective.schedule
+    if "schedule" in given and not schedule.startswith(("zero-snr", "ddpm-")):
+        change("objective", "noise_shift", 1.0, f"--schedule {schedule} has no table to shift")
     if config.data.frame_interval > 1:
         change("data", "fps", None, f"--frame-interval {config.data.frame_interval} counts frames")
     elif config.data.bucket_rule == "opensora":

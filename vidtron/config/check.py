@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vidtron.config.folders import folder_error
-from vidtron.config.objective_check import check_objective
 from vidtron.config.ranges import refusals, shown
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
@@ -14,7 +13,6 @@ def check(config: RunConfig, world: World) -> list[str]:
     """One message per error, each beginning with the flag and saying what would be accepted."""
     return [
         *check_values(config, world),
-        *check_objective(config, world),
         *_check_learning_rate(config),
         *_check_averages(config),
         *_check_evaluation(config),

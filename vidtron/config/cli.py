@@ -18,6 +18,7 @@ import tyro
 
 from vidtron.config import yaml_file
 from vidtron.config.adapt_preset import adapt_preset
+from vidtron.config.choices import Choices
 from vidtron.config.errors import ConfigurationError, exit_with
 from vidtron.config.flags import (
     Flag,
@@ -98,6 +99,8 @@ def parse(
     preset_names: Sequence[str],
     prog: str = "pretrain_video.py",
     description: str = "Pretrain or fine-tune a video diffusion transformer.",
+    *,
+    choices: Choices | None = None,
 ) -> RunConfig:
     """The configuration of a run from its command line.
 
@@ -105,11 +108,14 @@ def parse(
         argv: the words after the program's name.
         preset: name of a preset -> network and defaults of the other sections.
         preset_names: legal values of --model; the first one's defaults are shown by --help without --model.
+        prog: name of the program.
+        description: of the program, for --help.
+        choices: legal values of the fields that name what another room has (`OneOf`); None: they take any text.
 
     Exits with status 0 after --help, with status 2 after printing every mistake (rank 0 only).
     """
     try:
-        config, remarks = _parse(argv, preset, preset_names, prog, description)
+        config, remarks = _parse(argv, preset, preset_names, prog, description, choices)
     except ConfigurationError as error:
         exit_with([*error.errors, f"`{prog} --help` lists all flags"], launched_rank())
     if launched_rank() == 0:
@@ -137,9 +143,11 @@ def without_plugins(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def load(path: Path, preset: Callable[[str], Preset], preset_names: Sequence[str]) -> RunConfig:
-    """The configuration that `dump` wrote. Raises ConfigurationError."""
-    return _parse(["--config", str(path)], preset, preset_names, path.name, "")[0]
+def load(
+    path: Path, preset: Callable[[str], Preset], preset_names: Sequence[str], *, choices: Choices | None = None
+) -> RunConfig:
+    """The configuration that `dump` wrote. Arguments as of `parse`. Raises ConfigurationError."""
+    return _parse(["--config", str(path)], preset, preset_names, path.name, "", choices)[0]
 
 
 def _parse(
@@ -148,6 +156,7 @@ def _parse(
     preset_names: Sequence[str],
     prog: str,
     description: str,
+    choices: Choices | None,
 ) -> tuple[RunConfig, list[str]]:
     """The configuration, and what of the preset was changed to fit what is given."""
     words = _Words.split(argv)
@@ -155,7 +164,8 @@ def _parse(
     content = yaml_file.read(Path(config_path)) if config_path is not None and not words.help else {}
     model = str(words.last("model") or content.get("model") or "")
     if words.help:
-        _print_help(model if model in preset_names else preset_names[0], preset, preset_names, prog, description)
+        shown_model = model if model in preset_names else preset_names[0]
+        _print_help(shown_model, preset, preset_names, prog, description, choices)
     if model not in preset_names:
         given = f"--model {shown(model)}: unknown" if model else "--model: missing"
         hint = nearest(model, preset_names) if model else ""
@@ -163,7 +173,7 @@ def _parse(
 
     base = _with_preset(model, preset(model))
     network_class: Any = type(base.network)
-    table = flags(network_class)
+    table = flags(network_class, choices)
     values: dict[str, Any] = {}
     errors: list[str] = []
     if config_path is not None:
@@ -177,7 +187,12 @@ def _parse(
 
 
 def _print_help(
-    model: str, preset: Callable[[str], Preset], preset_names: Sequence[str], prog: str, description: str
+    model: str,
+    preset: Callable[[str], Preset],
+    preset_names: Sequence[str],
+    prog: str,
+    description: str,
+    choices: Choices | None,
 ) -> NoReturn:
     """Print the help with that preset's defaults and exit with status 0."""
     about = (  # tyro joins lines that are not separated by an empty one
@@ -187,7 +202,7 @@ def _print_help(
     )
     try:
         try:
-            _tyro_help(_with_preset(model, preset(model)), preset_names, prog, about)
+            _tyro_help(_with_preset(model, preset(model)), preset_names, prog, about, choices)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # --help | head
@@ -203,18 +218,20 @@ def _with_preset(model: str, preset: Preset) -> RunConfig:
     return config
 
 
-def _tyro_help(base: RunConfig, preset_names: Sequence[str], prog: str, description: str) -> None:
-    classes = sections(type(base.network))
+def _tyro_help(
+    base: RunConfig, preset_names: Sequence[str], prog: str, description: str, choices: Choices | None
+) -> None:
+    classes = {name: described(section, choices) for name, section in sections(type(base.network)).items()}
     arguments = dataclasses.make_dataclass(
         "Arguments",
         [
             ("model", Annotated[Literal[tuple(preset_names)], tyro.conf.arg(help=MODEL_HELP)]),
             ("config", Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP)]),
             ("plugin", Annotated[list[str], tyro.conf.arg(help=PLUGIN_HELP)]),
-            *((name, described(section)) for name, section in classes.items()),
+            *classes.items(),
         ],
     )
-    default = {name: described(section)(**vars(getattr(base, name))) for name, section in classes.items()}
+    default = {name: section(**vars(getattr(base, name))) for name, section in classes.items()}
     tyro.cli(
         arguments,
         args=["--help"],

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from vidtron.config.choices import Choices, explained, resolved
 from vidtron.config.ranges import annotations, range_of
 from vidtron.config.run import RunConfig
 
@@ -44,9 +45,26 @@ def sections(network_class: type) -> dict[str, type]:
     return {"network": network_class} | {name: hints[name] for name in names}
 
 
+def flags(network_class: type, choices: Choices | None = None) -> dict[str, Flag]:
+    """Flag name (underscores) -> Flag, for every section. Raises TypeError if two sections share a name.
+
+    Args:
+        network_class: the model's own dataclass.
+        choices: of the fields that take names of other rooms.
+    """
+    return {name: _with_choices(flag, choices) for name, flag in _declared(network_class).items()}
+
+
+def _with_choices(flag: Flag, choices: Choices | None) -> Flag:
+    return dataclasses.replace(
+        flag,
+        annotation=resolved(flag.annotation, choices),
+        help=explained(flag.help, flag.annotation, choices),
+    )
+
+
 @cache
-def flags(network_class: type) -> dict[str, Flag]:
-    """Flag name (underscores) -> Flag, for every section. Raises TypeError if two sections share a name."""
+def _declared(network_class: type) -> dict[str, Flag]:
     table: dict[str, Flag] = {}
     for section, section_class in sections(network_class).items():
         hints = annotations(section_class)

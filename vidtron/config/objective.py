@@ -1,8 +1,9 @@
-"""What the network learns."""
+"""What the network learns. The defaults are a plain rectified flow; a family's presets state its own objective."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from vidtron.config.choices import OneOf
 from vidtron.config.ranges import Range
 
 _Share = Annotated[float, Range(0, 1)]
@@ -12,9 +13,8 @@ _Share = Annotated[float, Range(0, 1)]
 class ObjectiveConfig:
     """Objective"""
 
-    schedule: Literal["zero-snr", "ddpm-linear", "ddpm-scaled-linear", "ddpm-cosine", "flow", "edm"] = "zero-snr"
-    """Noise schedule. zero-snr: scaled-linear, rescaled to zero terminal SNR (CogVideoX); ddpm-*: tables of betas;
-    flow: rectified flow; edm: alpha 1, sigma from --edm-sigma-min to --edm-sigma-max."""
+    schedule: Annotated[str, OneOf("schedule")] = "flow"
+    """Noise schedule."""
     noise_shift: Annotated[float, Range(1e-4, 1e4)] = 1.0
     """Shift of a table (zero-snr, ddpm-*): abar / (shift + (1 - shift) abar)."""
     noise_shift_after_rescale: bool = False
@@ -27,9 +27,8 @@ class ObjectiveConfig:
     """edm: most noise."""
     edm_rho: Annotated[float, Range(0.1, 100)] = 7.0
     """edm: bend of Karras' ramp, along which samplers walk."""
-    parameterization: Literal["velocity", "epsilon", "x0", "flow", "flow-to-data", "edm"] = "velocity"
-    """What the output means. velocity: alpha noise - sigma x0; epsilon: the noise; x0: the clean latent; flow: noise -
-    x0; flow-to-data: x0 - noise (Open-Sora 1.2); edm: EDM's preconditioning."""
+    parameterization: Annotated[str, OneOf("parameterization")] = "flow"
+    """What the output means."""
     data_std: Annotated[float, Range(1e-4, 1e4)] = 1.0
     """Standard deviation of the latents, for EDM's preconditioning and weighting."""
     predicted_variance: Literal["none", "learned", "bound-only", "ignored"] = "none"
@@ -37,16 +36,15 @@ class ObjectiveConfig:
     the loss (IDDPM); bound-only: the bound is the loss; ignored: it is there and not learned."""
     loss_type: Literal["l2", "l1"] = "l2"
     """Squared or absolute error."""
-    loss_weighting: Literal["constant", "min-snr", "soft-min-snr", "edm", "sat-clamp", "p2"] = "constant"
-    """Weight of a noise level. constant and p2 weigh the output's error, the others the clean latent's, under every
-    parameterization alike."""
+    loss_weighting: Annotated[str, OneOf("loss_weighting")] = "constant"
+    """Weight of a noise level: of the clean latent's error, under every parameterization alike, if not said
+    otherwise."""
     snr_gamma: Annotated[float, Range(1e-4, 1e6)] = 5.0
     """gamma of min-snr and soft-min-snr."""
     sat_clamp: Annotated[float, Range(1e-4, 1e6)] | None = None
     """sat-clamp: bound of SAT's weight 1 / sigma^2 (its min_snr_value); unset: none."""
-    timestep_density: Literal["uniform", "log-normal", "logit-normal", "mode", "speed"] = "uniform"
-    """Which noise levels are trained how often. log-normal: in sigma / alpha (EDM); logit-normal and mode: in the
-    place on the schedule (Stable Diffusion 3); speed: fewer of the noisiest (Open-Sora's iddpm-speed)."""
+    timestep_density: Annotated[str, OneOf("timestep_density")] = "uniform"
+    """Which noise levels are trained how often."""
     density_mean: Annotated[float, Range(-100, 100)] | None = None
     """log-normal, logit-normal: mean of the logarithm or logit; unset: -1.2 and 0."""
     density_std: Annotated[float, Range(1e-3, 100)] | None = None
@@ -74,11 +72,11 @@ class ObjectiveConfig:
     quarter_tail 0.05 ...); what is left to 1 trains on all frames."""
     text_dropout: _Share = 0.1
     """Share of samples that lose their text."""
-    null_text: Literal["zeros", "empty-prompt"] = "zeros"
+    null_text: Literal["zeros", "empty-prompt"] = "empty-prompt"
     """What they get instead: an embedding of zeros (SAT) or that of an empty prompt (diffusers)."""
-    image_dropout: _Share = 0.05
+    image_dropout: _Share = 0.0
     """Image-to-video models: share of samples whose image condition is set to zero."""
-    image_noise: bool = True
+    image_noise: bool = False
     """Image-to-video models: noise of standard deviation exp(N(-3, 0.5)) on the condition's pixels."""
     image_latent_scale: Literal["scaled", "unscaled", "inverted"] = "scaled"
     """Image-to-video models: the condition's latents are multiplied by --scale-factor (SAT's training), by 1 (its

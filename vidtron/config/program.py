@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
+from vidtron.config.choices import Choices, explained, resolved
 from vidtron.config.errors import exit_with
 from vidtron.config.flags import field_documentation
 from vidtron.config.launcher import launched_rank
@@ -16,23 +16,24 @@ from vidtron.config.ranges import annotations, range_of, refusals, shown
 T = TypeVar("T")
 
 
-@cache
-def described(section: type) -> type:
+def described(section: type, choices: Choices | None = None) -> type:
     """A section's fields with their help on one line each and the accepted range; tyro would keep the docstrings' line
-    breaks. Fields that hold dataclasses are described too."""
-    hints, ranges, documentation = get_type_hints(section), annotations(section), field_documentation(section)
+    breaks. Fields that hold dataclasses are described too, and those that take names of other rooms have theirs."""
+    hints, declared, documentation = get_type_hints(section), annotations(section), field_documentation(section)
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(section):
         hint: Any = hints[field.name]
         default: Any = {}
         if dataclasses.is_dataclass(hint):
-            hint = described(hint)  # type: ignore[arg-type]
+            hint = described(hint, choices)  # type: ignore[arg-type]
             if field.default_factory is not dataclasses.MISSING or field.default is not dataclasses.MISSING:
                 default = {"default_factory": hint}
         else:
-            accepted = range_of(ranges[field.name])
-            text = documentation.get(field.name, "") + ("" if accepted is None else f" (accepted: {accepted})")
-            hint = Annotated[hint, tyro.conf.arg(help=text)]
+            annotation = declared[field.name]
+            accepted, named = range_of(annotation), resolved(annotation, choices)
+            text = explained(documentation.get(field.name, ""), annotation, choices)
+            text += "" if accepted is None else f" (accepted: {accepted})"
+            hint = Annotated[hint if named is annotation else named, tyro.conf.arg(help=text)]
             if field.default is not dataclasses.MISSING:
                 default = {"default": field.default}
             elif field.default_factory is not dataclasses.MISSING:
@@ -43,8 +44,10 @@ def described(section: type) -> type:
     return made
 
 
-def parse_arguments(arguments: type[T], argv: Sequence[str], description: str | None) -> T:
-    """The arguments of a program as a dataclass of dataclasses.
+def parse_arguments(
+    arguments: type[T], argv: Sequence[str], description: str | None, choices: Choices | None = None
+) -> T:
+    """The arguments of a program as a dataclass of dataclasses; `choices` of fields that take names of other rooms.
 
     Exits with status 0 after --help, with status 2 where no check can work with a value. Other values outside their
     ranges are the caller's to tell, beside what else is wrong.
@@ -54,7 +57,7 @@ def parse_arguments(arguments: type[T], argv: Sequence[str], description: str | 
         exit_with(errors, launched_rank())
     shape: Any = arguments
     parsed: Any = tyro.cli(
-        described(shape),
+        described(shape, choices),
         args=list(argv),
         config=(tyro.conf.OmitArgPrefixes,),
         description=description,

@@ -59,7 +59,7 @@ def _every_second(frames: int, draw: random.Random, uniform: Uniform) -> list[bo
     return _without(frames, range(draw.randint(0, 1), frames, 2))
 
 
-STRATEGIES: dict[str, Strategy] = {
+STRATEGIES: dict[str, Strategy] = {  # --frame-masks takes these names
     "identity": _identity,
     "quarter_random": _up_to_a_quarter(_somewhere),
     "quarter_head": _up_to_a_quarter(_head),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from vidtron.config.parallel import ParallelConfig
 from vidtron.config.ranges import Range
 from vidtron.encoders.diffusers_vae import LATENT_FRAMES_AT_ONCE
-from vidtron.inference.sampling import SamplerConfig
+from vidtron.recipe.sampler import SamplerConfig
 
 ENCODER_PATHS = ("vae_path", "text_encoder_path", "text_encoder_2_path")
 """Flags of sampling that take the place of the training's."""

@@ -1,7 +1,4 @@
-"""The image that an image-to-video model is given, from its file to latents.
-
-Shape letters: T latent frames, C channels, H, W rows and columns, F pixel frames.
-"""
+"""The image that an image-to-video model is given, from its file."""
 
 from pathlib import Path
 
@@ -9,9 +6,7 @@ import torch
 from torch import Tensor
 
 from vidtron.data.decoding.decode import resize_to_cover
-from vidtron.diffusion.conditioning import image_condition
-from vidtron.encoders.base import Posterior, VideoAutoencoder
-from vidtron.inference.video_io import pixels_CFHW
+from vidtron.data.decoding.pixels import pixels_CFHW
 
 
 def read_image(path: Path, height: int, width: int) -> Tensor:
@@ -31,38 +26,3 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
     colours_HWC = np.asarray(Image.alpha_composite(white, picture).convert("RGB")).copy()
     frame_FCHW = torch.from_numpy(colours_HWC).permute(2, 0, 1)[None].contiguous()
     return pixels_CFHW(resize_to_cover(frame_FCHW, height, width))
-
-
-def scaled_latents(
-    autoencoder: VideoAutoencoder, video_CFHW: Tensor, generator: torch.Generator, scale: float
-) -> Tensor:
-    """Latents [T, C, H, W] of one video, drawn from their posterior, times `scale`; fp32."""
-    return drawn_latents(autoencoder.encode(video_CFHW), generator, scale)
-
-
-def drawn_latents(posterior: Posterior, generator: torch.Generator, scale: float) -> Tensor:
-    """Latents [T, C, H, W] drawn from their posterior, times `scale`; fp32."""
-    return posterior.sample(generator).permute(1, 0, 2, 3) * scale
-
-
-def condition_latents(
-    autoencoder: VideoAutoencoder,
-    image_C1HW: Tensor,
-    generator: torch.Generator,
-    scale: float,
-    frames: int,
-    *,
-    all_frames: bool,
-) -> Tensor:
-    """Condition latents [T, C, H, W] of an image encoded alone.
-
-    Args:
-        autoencoder: encodes.
-        image_C1HW: pixels in [-1, 1].
-        generator: of the posterior's draw.
-        scale: `image_latent_scale` of the run.
-        frames: latent frames that the network sees.
-        all_frames: the image in every frame, not in the first alone.
-    """
-    image_1CHW = scaled_latents(autoencoder, image_C1HW, generator, scale)
-    return image_condition(image_1CHW, frames, all_frames=all_frames)

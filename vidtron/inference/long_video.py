@@ -13,15 +13,17 @@ from torch import Tensor
 
 from vidtron.config.run import RunConfig
 from vidtron.data.decoding.decode import resize_to_cover
+from vidtron.data.decoding.pixels import pixels_CFHW, to_uint8
 from vidtron.inference.config import GivenFramesConfig, SamplingConfig
 from vidtron.inference.frame_strategy import GivenFrames, loop_prompts, parse_strategy, place_frames
-from vidtron.inference.image import read_image, scaled_latents
+from vidtron.inference.image import read_image
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sampling import EDITING_SAMPLERS
-from vidtron.inference.video_io import pixels_CFHW, read_video, to_uint8
+from vidtron.inference.video_io import read_video
 from vidtron.inference.video_sampler import GuidedConditions, Progress, VideoSampler
 from vidtron.models import registry
 from vidtron.parallel import named_generator
+from vidtron.recipe.choices import SAMPLERS
+from vidtron.recipe.condition_latents import scaled_latents
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 """Of references that are videos; others are images."""
@@ -40,10 +42,11 @@ def check_clips(config: SamplingConfig, run: RunConfig, prompts: Sequence[Prompt
     yield from _check_strategy(given)
     if not gives_frames(given):
         return
-    if config.method.sampler not in EDITING_SAMPLERS or run.objective.schedule == "edm":
+    if not SAMPLERS[config.method.sampler].keeps_frames or run.objective.schedule == "edm":
+        keeping = ", ".join(name for name in SAMPLERS if SAMPLERS[name].keeps_frames)
         yield (
             f"--sampler {config.method.sampler} with --schedule {run.objective.schedule}: cannot keep given frames; "
-            f"accepted: {', '.join(EDITING_SAMPLERS)}, on a schedule other than edm"
+            f"accepted: {keeping}, on a schedule other than edm"
         )
     if given.loop > 1:
         frames = family.latent_shape(run)[0]

@@ -19,12 +19,12 @@ from vidtron.inference import weights
 from vidtron.inference.config import ENCODER_PATHS, SamplingConfig
 from vidtron.inference.long_video import ClipChain, check_clips, gives_frames
 from vidtron.inference.prompts import Prompt, check_prompts
-from vidtron.inference.sampling import check_sampler
 from vidtron.inference.video_sampler import Progress, VideoSampler
 from vidtron.models import registry
 from vidtron.models.build import build_chunks
 from vidtron.parallel import Groups, PatientBarrier, Team, gather_objects, initialized, model_parallel_size, pair_of
 from vidtron.parallel import check as check_layout
+from vidtron.recipe.sampler import check_sampler
 
 T = TypeVar("T")
 

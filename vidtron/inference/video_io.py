@@ -17,17 +17,6 @@ _LABEL_HEIGHT, _GAP = 16, 4  # pixels
 _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
 
-def to_uint8(video_CTHW: Tensor) -> Tensor:
-    """Frames [T, C, H, W], uint8 on the CPU, of a video [C, T, H, W] in [-1, 1]; what lies outside is clamped."""
-    pixels = (video_CTHW.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return pixels.round().to(torch.uint8).permute(1, 0, 2, 3).contiguous()
-
-
-def pixels_CFHW(frames_FCHW: Tensor) -> Tensor:
-    """uint8 frames as float32 in [-1, 1], channels first; `to_uint8` undoes it."""
-    return (frames_FCHW.float() / 127.5 - 1.0).permute(1, 0, 2, 3)
-
-
 def write_frames(folder: Path, frames_TCHW: Tensor) -> None:
     """Write each frame as a PNG: 0000.png, 0001.png, ..."""
     from PIL import Image

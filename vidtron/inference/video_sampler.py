@@ -12,18 +12,19 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from vidtron.config.run import RunConfig
-from vidtron.encoders.base import TextEncoder, VideoAutoencoder
+from vidtron.data.decoding.pixels import to_uint8
+from vidtron.encoders.base import EncodedText, TextEncoder, VideoAutoencoder
 from vidtron.inference.config import SamplingConfig
-from vidtron.inference.denoiser import Denoiser, with_guidance
-from vidtron.inference.image import condition_latents, read_image
-from vidtron.inference.objective import image_latent_scale, schedule_of
+from vidtron.inference.image import read_image
 from vidtron.inference.prompts import Prompt
-from vidtron.inference.sampling import frame_edit, guidance_of, guided_channels, sample_latents
-from vidtron.inference.video_io import to_uint8
+from vidtron.inference.replica_network import ReplicaNetwork, with_guidance
 from vidtron.models import registry
 from vidtron.models.inputs import Conditions, TextInput
-from vidtron.models.tensor_tree import map_tensors
 from vidtron.parallel import Groups, named_generator, sample_generator
+from vidtron.recipe.condition_latents import condition_latents
+from vidtron.recipe.from_config import schedule_of
+from vidtron.recipe.null_text import null_texts
+from vidtron.recipe.sampler import frame_edit, guidance_of, guided_channels, sample_latents
 
 Progress = Callable[[list[int]], Any]
 Place = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -64,7 +65,7 @@ class VideoSampler:
         """
         self.config, self.run, self.groups, self.pair = config, run, groups, pair
         family = registry.family_of(run.model)
-        self.denoiser = Denoiser(
+        self.network = ReplicaNetwork(
             chunks,
             groups,
             sequence_length=family.sequence_length(run),
@@ -88,22 +89,26 @@ class VideoSampler:
         if self.spec.size:
             size = torch.tensor([run.data.size], dtype=torch.float32, device=device)
             fps = torch.tensor([self.fps], dtype=torch.float32, device=device)
-        given = Conditions(
-            self._texts(prompt.text), self._image_latents(prompt) if self.spec.image_latents else None, size, fps
-        )
-        null = self._texts(prompt.negative or "")
-        if prompt.negative is None and run.objective.null_text == "zeros":
-            null = map_tensors(null, torch.zeros_like)
-        return GuidedConditions(given, replace(given, texts=null))
+        image_latents = self._image_latents(prompt) if self.spec.image_latents else None
+        given = Conditions(self._inputs(self._encoded(prompt.text)), image_latents, size, fps)
+        if prompt.negative is None:
+            null = null_texts(run.objective, self.spec.texts, lambda: self._encoded(""), device)
+        else:
+            null = self._encoded(prompt.negative)
+        return GuidedConditions(given, replace(given, texts=self._inputs(null)))
 
-    def _texts(self, text: str) -> tuple[TextInput, ...]:
+    def _encoded(self, text: str) -> tuple[EncodedText, ...]:
+        return tuple(encoder.encode([text])[0].to(self.groups.device) for encoder in self.text_encoders)
+
+    def _inputs(self, texts: Sequence[EncodedText]) -> tuple[TextInput, ...]:
         """A text as the network takes it, a batch of one."""
-        encoded = (encoder.encode([text]).to(self.groups.device) for encoder in self.text_encoders)
         return tuple(
             TextInput(
-                one.states_BLE, one.mask_BL if spec.masked else None, one.pooled_BE if spec.pooled_width else None
+                text.states_BLE[None],
+                text.mask_BL[None] if spec.masked else None,
+                text.pooled_BE[None] if spec.pooled_width and text.pooled_BE is not None else None,
             )
-            for one, spec in zip(encoded, self.spec.texts, strict=True)
+            for text, spec in zip(texts, self.spec.texts, strict=True)
         )
 
     def latents(
@@ -126,7 +131,7 @@ class VideoSampler:
         """
         config, run, device = self.config, self.run, self.groups.device
         network = with_guidance(
-            self.denoiser,
+            self.network,
             conditions.given,
             conditions.null,
             guidance_of(config.method, config.guidance_scale, config.sampling_steps),
@@ -173,8 +178,7 @@ class VideoSampler:
             self.autoencoder,
             read_image(prompt.image, run.data.height, run.data.width),
             sample_generator(prompt.seed, prompt.number, "posterior"),
-            image_latent_scale(run),
+            run,
             self.latent_shape[0],
-            all_frames=run.objective.image_latent_frames == "all",
         )
         return latents_TCHW[None].to(self.groups.device)

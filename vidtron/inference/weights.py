@@ -18,6 +18,7 @@ from vidtron.config.run import RunConfig
 from vidtron.inference.config import SamplingConfig
 from vidtron.models import registry
 from vidtron.parallel import Groups
+from vidtron.recipe.choices import choices
 
 SAT_AVERAGE = "ema"
 """What `--ema` calls the one set of averages that a SAT folder may have."""
@@ -42,7 +43,7 @@ def configuration_of(config: SamplingConfig) -> RunConfig:
     if path is not None:
         if config.model is not None:
             raise ValueError(f"--model {config.model}: {path} names its model itself; accepted: without --model")
-        return cli.load(path / "config.yaml", registry.preset, registry.preset_names())
+        return cli.load(path / "config.yaml", registry.preset, registry.preset_names(), choices=choices())
     source = _open(config)
     if launched_rank() == 0:
         for warning in source.warnings:

@@ -9,8 +9,8 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.data.planning.plan import Plan
 from vidtron.inference.prompts import VALIDATION_FLAGS, check_prompts
-from vidtron.inference.sampling import SamplerConfig, check_sampler
 from vidtron.models import registry
+from vidtron.recipe.sampler import SamplerConfig, check_sampler
 from vidtron.training import folder
 from vidtron.training.batch_size import replicas
 from vidtron.training.memory import check_memory

@@ -23,9 +23,9 @@ from vidtron.data.latents.parts import JOURNAL_SUFFIX, TAR_SUFFIX, PartWriter, r
 from vidtron.data.planning.blend import split_weights
 from vidtron.data.planning.plan import Plan, PlannedSample
 from vidtron.data.shards.index import ShardIndex
-from vidtron.inference.objective import objective_of
 from vidtron.models import registry
 from vidtron.parallel import Groups, PatientBarrier, broadcast_object, initialized
+from vidtron.recipe.from_config import objective_of
 from vidtron.training.run_data import RunData
 
 SKIPPED_NAME = "skipped.jsonl"

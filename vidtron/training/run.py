@@ -15,11 +15,11 @@ from vidtron.config import yaml_file
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
-from vidtron.inference.objective import objective_of
 from vidtron.models import registry
 from vidtron.models.layers.lora import is_adapter
 from vidtron.models.layers.specs import choose_backend
 from vidtron.parallel import Groups, broadcast_object, initialized, on_first_rank
+from vidtron.recipe.from_config import objective_of
 from vidtron.training import folder
 from vidtron.training.assembly import TrainedModel, assemble
 from vidtron.training.bad_samples import BadSamples

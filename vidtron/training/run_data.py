@@ -12,14 +12,14 @@ from vidtron.data.decoding.loader import Clip, ClipLoader
 from vidtron.data.planning.plan import Plan
 from vidtron.diffusion.schedule import Schedule
 from vidtron.encoders.factory import encoder_dtype, text_encoders, text_fingerprints, video_autoencoder
-from vidtron.inference.objective import rank_groups_of, timesteps_of
 from vidtron.models.family import Family
 from vidtron.parallel import Groups
+from vidtron.recipe.from_config import rank_groups_of, timesteps_of
 from vidtron.training.batch_size import batch_size_at
 from vidtron.training.batches import BatchSource, FrameMaskOf, Timesteps, TrainingBatches
 from vidtron.training.evaluate import EVALUATION_SEED
 from vidtron.training.exchange import ReplicaExchange
-from vidtron.training.frame_masks import FrameMasks
+from vidtron.training.frame_mask_draws import FrameMaskDraws
 from vidtron.training.held_out import HeldOut
 from vidtron.training.latent_cache import LatentCache
 from vidtron.training.rank_share import RankShare
@@ -55,7 +55,7 @@ class RunData:
         )
         self.plan = training_plan(config, family)
         self.held_out = HeldOut.open(config, self.plan, schedule, groups.world_size)
-        masks = FrameMasks.from_config(config.objective.frame_masks, config.training.seed)
+        masks = FrameMaskDraws.from_config(config.objective.frame_masks, config.training.seed)
         patch = family.temporal_patch(config.network)
         self.frame_masks: FrameMaskOf | None = (
             (lambda position, frames: masks(position, frames // patch, patch)) if masks.enabled else None

@@ -18,14 +18,14 @@ from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.text import TextSpec
 from vidtron.data.decoding.loader import Clip
+from vidtron.data.decoding.pixels import pixels_CFHW
 from vidtron.diffusion.conditioning import noisy_image
 from vidtron.diffusion.loss import add_offset
 from vidtron.encoders.base import EncodedText, TextEncoder, VideoAutoencoder
-from vidtron.inference.image import condition_latents, drawn_latents
-from vidtron.inference.objective import image_latent_scale
-from vidtron.inference.video_io import pixels_CFHW
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel.randomness import sample_generator
+from vidtron.recipe.condition_latents import condition_latents, drawn_latents
+from vidtron.recipe.null_text import null_texts
 from vidtron.training.encoded import EncodedClip
 from vidtron.training.packing import CLIP, IMAGE, Packing, latents_name, text_name
 
@@ -40,15 +40,6 @@ def pad_latent_frames(latents_TCHW: Tensor, frames: int) -> Tensor:
     if missing < 0:
         raise ValueError(f"{latents_TCHW.shape[0]} latent frames where the model takes {frames}")
     return torch.cat([latents_TCHW[:1].expand(missing, -1, -1, -1), latents_TCHW])
-
-
-def without_words(text: TextSpec, device: torch.device) -> EncodedText:
-    """A caption of zeros, none of them a word."""
-    return EncodedText(
-        torch.zeros(text.length, text.width, device=device),
-        torch.zeros(text.length, dtype=torch.bool, device=device),
-        torch.zeros(text.pooled_width, device=device) if text.pooled_width else None,
-    )
 
 
 def fill_text(out: Mapping[str, Tensor], number: int, text: EncodedText, asked: TextSpec) -> None:
@@ -106,9 +97,8 @@ class SampleMaker:
         self.fps_of = fps_of
         self.device = device
         self.seed = seed
-        self.objective = config.objective
+        self.config, self.objective = config, config.objective
         self.scale = config.encoders.scale_factor
-        self.image_scale = image_latent_scale(config)
         self.text_dropout = config.objective.text_dropout if dropout else 0.0
         self.image_dropout = config.objective.image_dropout if dropout else 0.0
 
@@ -148,9 +138,8 @@ class SampleMaker:
                     self.autoencoder,
                     self._image(pixels_CFHW(encoded.first_frame_CHW[None]), position),
                     posterior,
-                    self.image_scale,
+                    self.config,
                     spec.video_TCHW[0],
-                    all_frames=self.objective.image_latent_frames == "all",
                 )
                 out[IMAGE].copy_(condition_TCHW)
         return flat
@@ -192,9 +181,7 @@ class SampleMaker:
 
     def _null_texts(self, spec: SampleSpec) -> tuple[EncodedText, ...]:
         """What stands in the place of a dropped caption."""
-        if self.objective.null_text == "zeros":
-            return tuple(without_words(text, self.device) for text in spec.texts)
-        return self._empty_texts
+        return null_texts(self.objective, spec.texts, lambda: self._empty_texts, self.device)
 
     @cached_property
     def _empty_texts(self) -> tuple[EncodedText, ...]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.config.storage import StorageError
 from vidtron.models.family import Family
-from vidtron.parallel import Groups, gather_objects, virtual_pipeline_size
+from vidtron.parallel import Groups, gather_objects
+from vidtron.parallel.pipeline import PipelineSchedule
 from vidtron.training import health, metrics, step_report
 from vidtron.training.assembly import TrainedModel
 from vidtron.training.bad_samples import BadSamples
@@ -88,9 +87,7 @@ class Trainer:
         self.progress = progress
         self.family = family
         self.costs_of = cache(self._costs)
-        stages = config.parallel.pipeline_model_parallel_size
-        self.schedule = get_forward_backward_func(pp_size=stages, vp_size=virtual_pipeline_size(config))
-        self.communicator = P2PCommunicator(groups.pp, model.chunks[0].config) if stages > 1 else None
+        self.schedule = PipelineSchedule(groups, model.chunks)
         self.validation = Validation(
             config, groups, model, data, self._forward, forward_step.schedule.sigma, logger.say, requests
         )
@@ -187,19 +184,13 @@ class Trainer:
 
     def _run_schedule(self, batch: StepBatch, *, forward_only: bool) -> Sequence[dict[str, Any]]:
         """mcore's schedule over the micro-batches; what the last stage's loss function reported."""
-        chunks = self.model.chunks
-        arguments: dict[str, Any] = {"pg_collection": self.groups.pg}
-        if self.communicator is not None:
-            arguments["p2p_communicator"] = self.communicator
         return self.schedule(
-            forward_step_func=self.forward_step,
-            data_iterator=[iter(batch.micro_batches) for _ in chunks],
-            model=list(chunks),
-            num_microbatches=len(batch.micro_batches),
-            seq_length=self.family.sequence_length(self.config, batch.step.clip_size),
+            self.forward_step,
+            batch.micro_batches,
+            count=len(batch.micro_batches),
+            sequence_length=self.family.sequence_length(self.config, batch.step.clip_size),
             micro_batch_size=len(batch.micro_batches[0].positions),
             forward_only=forward_only,
-            **arguments,
         )
 
     def _validate(self) -> str | None:

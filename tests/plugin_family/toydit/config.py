@@ -39,6 +39,7 @@ PRESETS = {
                 "schedule": "ddpm-linear",
                 "parameterization": "epsilon",
                 "predicted_variance": "learned",
+                "null_text": "zeros",
             },
             "optimizer": {"lr": 1e-2},
         },

@@ -3,8 +3,9 @@
 Imports nothing heavy: the command line reads the presets before torch is needed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from vidtron.config.ranges import Range
 from vidtron.models.preset import Preset
@@ -96,27 +97,47 @@ _TINY = replace(
     init_method_std=0.1,
 )
 
+_OBJECTIVE = {
+    "schedule": "zero-snr",
+    "parameterization": "velocity",
+    "loss_weighting": "constant",
+    "timestep_density": "uniform",
+    "text_dropout": 0.1,
+    "null_text": "zeros",
+    "image_dropout": 0.05,
+    "image_noise": True,
+    "image_latent_scale": "scaled",
+    "image_latent_frames": "first",
+}
+"""SAT's training of CogVideoX."""
+
+
+def _preset(name: str, network: CogVideoXConfig, defaults: Mapping[str, Mapping[str, Any]]) -> Preset:
+    """A preset with the family's objective, and what of it the model has otherwise."""
+    return Preset(name, network, {**defaults, "objective": _OBJECTIVE | {**defaults.get("objective", {})}})
+
+
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset(
+        _preset(
             "cogvideox-2b",
             _2B,
             {"data": _V1_CLIP, "encoders": {"scale_factor": 1.15258426}, "objective": {"noise_shift": 3.0}},
         ),
-        Preset("cogvideox-5b", _5B, {"data": _V1_CLIP, "encoders": _5B_LATENTS}),
-        Preset(
+        _preset("cogvideox-5b", _5B, {"data": _V1_CLIP, "encoders": _5B_LATENTS}),
+        _preset(
             "cogvideox-5b-i2v",
             replace(_5B, in_channels=32, learned_position_grid=(13, 30, 45)),
             {"data": _V1_CLIP, "encoders": _5B_LATENTS},
         ),
-        Preset("cogvideox-1.5-5b", _1_5, {"data": _V1_5_CLIP, "encoders": _5B_LATENTS}),
-        Preset(
+        _preset("cogvideox-1.5-5b", _1_5, {"data": _V1_5_CLIP, "encoders": _5B_LATENTS}),
+        _preset(
             "cogvideox-1.5-5b-i2v",
             replace(_1_5, in_channels=32, ofs_embedding=True),
             {"data": _V1_5_CLIP, "encoders": _5B_LATENTS},
         ),
-        Preset(
+        _preset(
             "cogvideox-tiny",
             _TINY,
             {

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -15,9 +14,10 @@ from vidtron.diffusion.denoising import Network
 from vidtron.diffusion.guidance import Scale, guided
 from vidtron.models.inputs import VIDEO, Conditions, ModelInput, joined
 from vidtron.parallel import Groups, broadcast_tensor, gather_tensors
+from vidtron.parallel.pipeline import PipelineSchedule
 
 
-class Denoiser:
+class ReplicaNetwork:
     """Runs the network forward through mcore's pipeline schedule and gives its output to every rank of the replica.
 
     Every rank calls it with the same arguments.
@@ -41,6 +41,7 @@ class Denoiser:
             kept_timestep: at which given frames are shown to the network, the schedule's cleanest.
         """
         self.chunks, self.groups, self.sequence_length = list(chunks), groups, sequence_length
+        self.schedule = PipelineSchedule(groups, self.chunks)
         self.kept_timestep = kept_timestep
         self.channels = 2 if predicts_variance else 1
         # The interleaved schedule takes no fewer micro-batches than there are stages (schedules.py:996, 0.16.1); its
@@ -71,12 +72,11 @@ class Denoiser:
             output = chunk(inputs=inputs)
             return output, lambda result: (result.new_zeros(()), {"output": result})
 
-        reported = get_forward_backward_func()(
-            forward_step_func=forward_step,
-            data_iterator=[iter(()) for _ in self.chunks],
-            model=self.chunks,
-            num_microbatches=self.repetitions,
-            seq_length=self.sequence_length,
+        reported = self.schedule(
+            forward_step,
+            (),
+            count=self.repetitions,
+            sequence_length=self.sequence_length,
             micro_batch_size=noisy_BTCHW.shape[0],
             forward_only=True,
         )
@@ -91,7 +91,7 @@ class Denoiser:
 
 
 def with_guidance(
-    network: Denoiser,
+    network: ReplicaNetwork,
     conditions: Conditions,
     null_conditions: Conditions,
     scale: Scale,

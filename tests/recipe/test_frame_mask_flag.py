@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.config.test_objective_check import objective
-from vidtron.config.frame_masks import parse_frame_masks
+from tests.recipe.test_check import objective
+from vidtron.recipe.frame_mask_flag import parse_frame_masks
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vidtron.config import cli
 from vidtron.config.data import ClipSize
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.run import RunConfig
@@ -15,16 +16,18 @@ from vidtron.diffusion.parameterization import EDM, CleanLatent, Epsilon, FlowVe
 from vidtron.diffusion.schedule import DDPMSchedule, ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import RankGroups
 from vidtron.diffusion.weighting import P2, Constant, EDMWeighting, MinSNR, SATClamp, SoftMinSNR
-from vidtron.inference.objective import (
-    image_latent_scale,
+from vidtron.models.registry import preset, preset_names
+from vidtron.recipe.choices import choices
+from vidtron.recipe.condition_latents import image_latent_scale
+from vidtron.recipe.from_config import (
     objective_of,
     rank_groups_of,
     schedule_of,
     timestep_shift_of,
     timesteps_of,
 )
-from vidtron.models.registry import preset, preset_names
 
+ZERO_SNR = {"schedule": "zero-snr"}
 SIZE = ClipSize(17, 64, 96)
 QUANTILES = torch.linspace(0, 0.999, 50, dtype=torch.float64)
 
@@ -67,12 +70,15 @@ def test_weightings(flags, expected):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"noise_shift": 3.0}, ZeroTerminalSNRSchedule(3.0)),
+        ({**ZERO_SNR, "noise_shift": 3.0}, ZeroTerminalSNRSchedule(3.0)),
         (
-            {"noise_shift": 3.0, "noise_shift_after_rescale": True},
+            {**ZERO_SNR, "noise_shift": 3.0, "noise_shift_after_rescale": True},
             ZeroTerminalSNRSchedule(3.0, shift_after_rescale=True),
         ),
-        ({"noise_shift": 3.0, "noise_shift_keep_start": True}, ZeroTerminalSNRSchedule(3.0, keep_start=True)),
+        (
+            {**ZERO_SNR, "noise_shift": 3.0, "noise_shift_keep_start": True},
+            ZeroTerminalSNRSchedule(3.0, keep_start=True),
+        ),
         ({"schedule": "ddpm-linear"}, DDPMSchedule.linear()),
         ({"schedule": "ddpm-scaled-linear", "noise_shift": 2.0}, DDPMSchedule.scaled_linear(shift=2.0)),
         ({"schedule": "ddpm-cosine"}, DDPMSchedule.cosine()),
@@ -139,9 +145,44 @@ def test_scale_of_image_latents():
     assert scales == pytest.approx([0.7, 1.0, 1 / 0.7])
 
 
+OF_COGVIDEOX = {
+    "schedule": "zero-snr",
+    "noise_shift": 1.0,
+    "parameterization": "velocity",
+    "loss_type": "l2",
+    "loss_weighting": "constant",
+    "timestep_density": "uniform",
+    "timestep_sampling": "stratified",
+    "timestep_shift": 1.0,
+    "predicted_variance": "none",
+    "offset_noise": 0.0,
+    "text_dropout": 0.1,
+    "null_text": "zeros",
+    "image_dropout": 0.05,
+    "image_noise": True,
+    "image_latent_scale": "scaled",
+    "image_latent_frames": "first",
+}
+"""What these fields were when the section's defaults were CogVideoX's."""
+SHIFTS = {"cogvideox-2b": 3.0, "cogvideox-tiny": 100.0}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_file_without_the_objective_means_the_familys(name, tmp_path):
+    """Also one that an earlier vidtron wrote, before there was a flag."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"model: {name}\n")
+    for config in (
+        cli.load(file, preset, preset_names(), choices=choices()),
+        cli.parse(["--model", name], preset, preset_names()),
+    ):
+        expected = OF_COGVIDEOX | {"noise_shift": SHIFTS.get(name, 1.0)}
+        assert {field: getattr(config.objective, field) for field in expected} == expected
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_keep_cogvideoxs_objective(name):
-    config = ObjectiveConfig(**preset(name).defaults.get("objective", {}))
+    config = ObjectiveConfig(**preset(name).defaults["objective"])
     ours, theirs = objective_of(config), Objective(ZeroTerminalSNRSchedule(config.noise_shift))
     assert (ours.parameterization, ours.weighting, ours.loss_type, ours.variance) == (
         Velocity(),

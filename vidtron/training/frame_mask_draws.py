@@ -1,16 +1,16 @@
-"""The frame mask of each training sample."""
+"""The frame mask that each training sample draws."""
 
 from collections.abc import Sequence
 from typing import Self
 
 import torch
 
-from vidtron.config.frame_masks import parse_frame_masks
 from vidtron.diffusion.frame_masks import draw_frame_mask
 from vidtron.parallel.randomness import sample_generator, sample_random
+from vidtron.recipe.frame_mask_flag import parse_frame_masks
 
 
-class FrameMasks:
+class FrameMaskDraws:
     """Draws masks keyed by (seed, position): the same under every layout and batch size."""
 
     def __init__(self, strategies: Sequence[tuple[str, float]], seed: int) -> None:

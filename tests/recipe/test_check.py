@@ -5,9 +5,12 @@ import dataclasses
 import pytest
 
 from tests.config.test_check import WORLD, config
-from vidtron.config.check import check
+from vidtron.config.check import check as check_config
 from vidtron.config.objective import ObjectiveConfig
+from vidtron.recipe.check import check
+from vidtron.recipe.choices import SCHEDULES
 
+COGVIDEOX = {"schedule": "zero-snr", "parameterization": "velocity"}
 FLOW = {"schedule": "flow", "parameterization": "flow"}
 EDM = {"schedule": "edm", "parameterization": "edm"}
 LINEAR = {"schedule": "ddpm-linear", "parameterization": "epsilon"}
@@ -16,8 +19,9 @@ GROUPS = {"timestep_sampling": "rank-groups", "timestep_ranks": 16}
 
 def objective(world_size: int = 1, **values):
     """Errors of a run with these fields of the objective; those of other sections as section__field."""
-    named = {name if "__" in name else f"objective__{name}": value for name, value in values.items()}
-    return check(config(**named), dataclasses.replace(WORLD, size=world_size))
+    named = {name if "__" in name else f"objective__{name}": value for name, value in {**COGVIDEOX, **values}.items()}
+    run, world = config(**named), dataclasses.replace(WORLD, size=world_size)
+    return [*check_config(run, world), *check(run, world)]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_accepted(values):
             {"schedule": "edm", "parameterization": "edm", "edm_sigma_max": 0.001},
             "--edm-sigma-max 0.001; accepted: more",
         ),
-        ({"schedule": "flow"}, "--parameterization velocity: not with --schedule flow; accepted: flow,"),
+        ({"schedule": "flow"}, "--parameterization velocity: not with --schedule flow; accepted: epsilon, x0, flow,"),
         ({"parameterization": "epsilon"}, "--parameterization epsilon: not with --schedule zero-snr"),
         ({"predicted_variance": "learned"}, "--predicted-variance learned: not with --schedule zero-snr"),
         ({"timestep_density": "speed"}, "--timestep-density speed: not with --schedule zero-snr"),
@@ -100,7 +104,17 @@ def test_every_mistake_at_once():
     assert len(errors) == 3
 
 
-def test_defaults_are_cogvideox():
+def test_defaults_are_a_plain_rectified_flow():
+    assert check(config(), WORLD) == []
     default = ObjectiveConfig()
-    assert (default.schedule, default.parameterization, default.loss_weighting) == ("zero-snr", "velocity", "constant")
+    assert (default.schedule, default.parameterization, default.loss_weighting) == ("flow", "flow", "constant")
     assert (default.timestep_density, default.timestep_sampling) == ("uniform", "stratified")
+    assert (default.null_text, default.image_noise, default.image_dropout) == ("empty-prompt", False, 0.0)
+
+
+def test_names_of_nothing_are_told_alone():
+    errors = objective(schedule="zero-snt", loss_weighting="none", noise_shift_keep_start=True)
+    assert errors == [
+        f"--schedule zero-snt: wrong value; accepted: {', '.join(SCHEDULES)}",
+        "--loss-weighting none: wrong value; accepted: constant, min-snr, soft-min-snr, edm, sat-clamp, p2",
+    ]

@@ -1,21 +1,42 @@
-"""What an objective can be refused for."""
+"""What an objective can be refused for, before anything is built of it."""
 
 from collections.abc import Iterator
 
-from vidtron.config.frame_masks import parse_frame_masks
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
+from vidtron.diffusion.schedule import DDPMSchedule, DiscreteSchedule, Schedule
+from vidtron.recipe.choices import DENSITIES, PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
+from vidtron.recipe.frame_mask_flag import parse_frame_masks
+from vidtron.recipe.from_config import schedule_of
 
 TIMESTEPS = 1000
 
 
-def check_objective(config: RunConfig, world: World) -> Iterator[str]:
+def check(config: RunConfig, world: World) -> list[str]:
     """One message per error, each beginning with the flag and saying what would be accepted."""
     objective = config.objective
+    chosen = (
+        (SCHEDULES, objective.schedule),
+        (PARAMETERIZATIONS, objective.parameterization),
+        (WEIGHTINGS, objective.loss_weighting),
+        (DENSITIES, objective.timestep_density),
+    )
+    unknown = [problem for table, name in chosen if (problem := table.unknown(name)) is not None]
+    return unknown or list(_errors(config, world))
+
+
+def _errors(config: RunConfig, world: World) -> Iterator[str]:
+    """Mistakes in objectives of which everything is known by its name."""
+    objective = config.objective
+    try:
+        schedule = schedule_of(objective)
+    except ValueError:  # of numbers that are named for themselves
+        schedule = None
     yield from _orders(objective)
-    yield from _combinations(objective)
-    yield from _without_effect(objective)
+    if schedule is not None:
+        yield from _combinations(objective, schedule)
+    yield from _without_effect(objective, schedule)
     try:
         parse_frame_masks(objective.frame_masks)
     except ValueError as error:
@@ -24,11 +45,11 @@ def check_objective(config: RunConfig, world: World) -> Iterator[str]:
     if objective.timestep_shift_by_size and frames != 1 and frames < 17:
         yield f"--timestep-shift-by-size: --num-frames {frames}; accepted: 1 or at least 17"
     if objective.timestep_sampling == "rank-groups":
-        yield from _rank_groups(config, world)
+        yield from _rank_groups(config, world, schedule)
 
 
-def _is_table(objective: ObjectiveConfig) -> bool:
-    return objective.schedule not in ("flow", "edm")
+def _may_be_table(schedule: Schedule | None) -> bool:
+    return schedule is None or isinstance(schedule, DiscreteSchedule)
 
 
 def _orders(objective: ObjectiveConfig) -> Iterator[str]:
@@ -39,29 +60,26 @@ def _orders(objective: ObjectiveConfig) -> Iterator[str]:
         yield f"--timestep-range {first:g} {last:g}; accepted: 0 <= FROM < TO <= 1"
 
 
-def _combinations(objective: ObjectiveConfig) -> Iterator[str]:
-    schedule = objective.schedule
-    if objective.parameterization == "velocity" and not _is_table(objective):
-        accepted = "flow, flow-to-data, edm, epsilon, x0"
-        yield f"--parameterization velocity: not with --schedule {schedule}; accepted: {accepted}"
-    if objective.parameterization == "epsilon" and schedule == "zero-snr":
-        yield (
-            "--parameterization epsilon: not with --schedule zero-snr, at whose end the noise tells nothing of the "
-            "latent; accepted: velocity, x0, flow, flow-to-data, edm"
-        )
+def _combinations(objective: ObjectiveConfig, schedule: Schedule) -> Iterator[str]:
+    for table, name in (
+        (PARAMETERIZATIONS, objective.parameterization),
+        (WEIGHTINGS, objective.loss_weighting),
+        (DENSITIES, objective.timestep_density),
+    ):
+        misfit = table.misfit(name, objective.schedule, schedule)
+        if misfit is not None:
+            yield misfit
     variance = objective.predicted_variance
-    if variance in ("learned", "bound-only") and not schedule.startswith("ddpm-"):
-        yield f"--predicted-variance {variance}: not with --schedule {schedule}; accepted: a schedule ddpm-*"
-    if objective.timestep_density == "speed" and not schedule.startswith("ddpm-"):
-        yield f"--timestep-density speed: not with --schedule {schedule}; accepted: a schedule ddpm-*"
+    if variance in ("learned", "bound-only") and not isinstance(schedule, DDPMSchedule):
+        yield f"--predicted-variance {variance}: not with --schedule {objective.schedule}; accepted: a schedule ddpm-*"
 
 
-def _without_effect(objective: ObjectiveConfig) -> Iterator[str]:
+def _without_effect(objective: ObjectiveConfig, levels: Schedule | None) -> Iterator[str]:
     """Flags that the other choices leave without effect."""
     schedule, weighting, density = objective.schedule, objective.loss_weighting, objective.timestep_density
     edm_default, rank_groups = ObjectiveConfig(), objective.timestep_sampling == "rank-groups"
     given = {
-        "--noise-shift": (objective.noise_shift != 1, _is_table(objective), "--schedule zero-snr or ddpm-*"),
+        "--noise-shift": (objective.noise_shift != 1, _may_be_table(levels), "--schedule zero-snr or ddpm-*"),
         "--noise-shift-after-rescale": (
             objective.noise_shift_after_rescale,
             schedule == "zero-snr",
@@ -93,11 +111,12 @@ def _without_effect(objective: ObjectiveConfig) -> Iterator[str]:
             yield f"{flag}: needs {needs}"
 
 
-def _rank_groups(config: RunConfig, world: World) -> Iterator[str]:
+def _rank_groups(config: RunConfig, world: World, schedule: Schedule | None) -> Iterator[str]:
     objective, parallel, training = config.objective, config.parallel, config.training
     ranks, groups = objective.timestep_ranks, objective.timestep_groups
     plain = objective.timestep_density == "uniform" and objective.timestep_range == (0.0, 1.0)
-    if not (plain and objective.timestep_shift == 1 and not objective.timestep_shift_by_size and _is_table(objective)):
+    shifted = objective.timestep_shift != 1 or objective.timestep_shift_by_size
+    if not plain or shifted or not _may_be_table(schedule):
         yield (
             "--timestep-sampling rank-groups: accepted: --timestep-density uniform on a whole table (zero-snr, "
             "ddpm-*), without --timestep-shift and --timestep-shift-by-size"

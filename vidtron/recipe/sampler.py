@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
+from vidtron.config.choices import OneOf
 from vidtron.config.ranges import Range
 from vidtron.config.run import RunConfig
 from vidtron.diffusion.continuous import FlowSchedule
@@ -12,21 +13,18 @@ from vidtron.diffusion.denoising import Denoiser, Network
 from vidtron.diffusion.editing import AncestralEdit, Draw, FlowEdit, FrameEdit
 from vidtron.diffusion.guidance import ConstantScale, DynamicScale, Scale
 from vidtron.diffusion.levels import Level, sampling_levels
-from vidtron.diffusion.samplers import Progress, ancestral, ddim, dpmpp_2m, euler, heun
+from vidtron.diffusion.samplers import Progress
 from vidtron.diffusion.schedule import DiscreteSchedule, ZeroTerminalSNRSchedule
-from vidtron.inference.objective import objective_of, schedule_of, timestep_shift_of
-
-EDITING_SAMPLERS = ("ddim", "euler", "ancestral")
-"""Those that can keep frames."""
+from vidtron.recipe.choices import SAMPLERS, Walk
+from vidtron.recipe.from_config import objective_of, schedule_of, timestep_shift_of
 
 
 @dataclass
 class SamplerConfig:
     """Sampler and guidance"""
 
-    sampler: Literal["ddim", "dpmpp-2m", "dpmpp-2m-sde", "euler", "heun", "ancestral"] = "ddim"
-    """ddim; dpmpp-2m: DPM-Solver++ of the probability flow, -sde: of the SDE (CogVideoX's); euler, heun: first and
-    second order for flow and edm; ancestral: DDPM's, with the variance the model has learned (Open-Sora 1.1's)."""
+    sampler: Annotated[str, OneOf("sampler")] = "ddim"
+    """The way from noise to latents."""
     sampler_table: Literal["training", "sat"] = "training"
     """zero-snr: sample at the levels of the training (diffusers) or at SAT's, rescaled for the steps."""
     sampler_eta: Annotated[float, Range(0, 1)] = 0.0
@@ -45,6 +43,9 @@ class SamplerConfig:
 def check_sampler(config: SamplerConfig, run: RunConfig, steps: int, latent_channels: int) -> list[str]:
     """What cannot work for the run whose model is sampled; one message per error."""
     errors, schedule = [], schedule_of(run.objective)
+    unknown = SAMPLERS.unknown(config.sampler)
+    if unknown is not None:
+        return [unknown]
     is_table = isinstance(schedule, DiscreteSchedule)
     if steps < 1:
         errors.append(f"--sampling-steps {steps}: accepted: 1 or more")
@@ -59,11 +60,9 @@ def check_sampler(config: SamplerConfig, run: RunConfig, steps: int, latent_chan
         errors.append(f"--sampler-eta {config.sampler_eta:g}: accepted: 0 to 1 with --sampler ddim, else 0")
     elif config.sampler_eta > 1:
         errors.append(f"--sampler-eta {config.sampler_eta:g}: accepted: 0 to 1")
-    if config.sampler == "ancestral" and not is_table:
-        errors.append(
-            f"--sampler ancestral: not with --schedule {run.objective.schedule}; accepted: ddim, dpmpp-2m, "
-            "dpmpp-2m-sde, euler, heun"
-        )
+    misfit = SAMPLERS.misfit(config.sampler, run.objective.schedule, schedule)
+    if misfit is not None:
+        errors.append(misfit)
     if config.timestep_spacing != "trailing" and not is_table:
         errors.append(f"--timestep-spacing {config.timestep_spacing}: needs --schedule zero-snr or ddpm-*")
     channels = config.guidance_channels
@@ -104,7 +103,7 @@ def sample_latents(
         steps: evaluations of the network (heun: twice as many but one).
         draw: noise of each step, for the samplers that add some.
         progress: wraps the list of steps.
-        edit: frames that are given, in their places in `noise`; for the samplers of `EDITING_SAMPLERS`.
+        edit: frames that are given, in their places in `noise`; for the samplers that keep frames.
     """
     objective = objective_of(run.objective)
     schedule, snap_to = objective.schedule, None
@@ -116,21 +115,8 @@ def sample_latents(
         variance=objective.variance,
         snap_to=snap_to,
     )
-    levels = _levels(config, run, steps)
-    match config.sampler:
-        case "ddim":
-            return ddim(denoise, noise, levels, eta=config.sampler_eta, draw=draw, edit=edit, progress=progress)
-        case "dpmpp-2m":
-            return dpmpp_2m(denoise, noise, levels, progress=progress)
-        case "dpmpp-2m-sde":
-            return dpmpp_2m(denoise, noise, levels, stochastic=True, draw=draw, progress=progress)
-        case "euler":
-            return euler(denoise, noise, levels, edit=edit, progress=progress)
-        case "heun":
-            return heun(denoise, noise, levels, progress=progress)
-        case "ancestral":
-            variance = config.ancestral_variance
-            return ancestral(denoise, noise, levels, draw=draw, fixed_variance=variance, edit=edit, progress=progress)
+    walk = Walk(denoise, noise, _levels(config, run, steps), draw, edit, progress)
+    return SAMPLERS[config.sampler].make(config, walk)
 
 
 def frame_edit(config: SamplerConfig, run: RunConfig, share_T: Tensor, draw: Draw) -> FrameEdit:

@@ -2,20 +2,8 @@
 
 from collections.abc import Sequence
 
-FRAME_MASKS = (
-    "identity",
-    "quarter_random",
-    "quarter_head",
-    "quarter_tail",
-    "quarter_head_tail",
-    "image_random",
-    "image_head",
-    "image_tail",
-    "image_head_tail",
-    "random",
-    "interpolate",
-)
-"""Strategies, by the names of Open-Sora 1.2; `vidtron.diffusion.frame_masks` has one function for each."""
+from vidtron.diffusion.frame_masks import STRATEGIES
+
 OTHER_NAMES = {"no": "identity", "intepolate": "interpolate"}
 """Open-Sora 1.1's name, and 1.2's spelling."""
 PREFIX_1_1 = "mask_"
@@ -38,8 +26,8 @@ def parse_frame_masks(words: Sequence[str]) -> list[tuple[str, float]]:
     strategies: list[tuple[str, float]] = []
     for word, number in zip(words[::2], words[1::2], strict=True):
         name = OTHER_NAMES.get(word.removeprefix(PREFIX_1_1), word.removeprefix(PREFIX_1_1))
-        if name not in FRAME_MASKS:
-            accepted = f"{', '.join(FRAME_MASKS)}, no, intepolate, each also with {PREFIX_1_1} before it"
+        if name not in STRATEGIES:
+            accepted = f"{', '.join(STRATEGIES)}, no, intepolate, each also with {PREFIX_1_1} before it"
             raise ValueError(f"--frame-masks {word}: accepted: {accepted}")
         if name in dict(strategies):
             raise ValueError(f"--frame-masks {word}: given twice; accepted: each strategy once")
