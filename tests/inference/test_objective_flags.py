@@ -15,8 +15,9 @@ from vidtron.diffusion.parameterization import EDM, CleanLatent, Epsilon, FlowVe
 from vidtron.diffusion.schedule import DDPMSchedule, ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import RankGroups
 from vidtron.diffusion.weighting import P2, Constant, EDMWeighting, MinSNR, SATClamp, SoftMinSNR
+from vidtron.encoders.normalisation import ByChannel, ByFactor
 from vidtron.inference.objective import (
-    image_latent_scale,
+    image_normalisation,
     objective_of,
     rank_groups_of,
     schedule_of,
@@ -131,12 +132,12 @@ def test_rank_groups():
 
 
 def test_scale_of_image_latents():
-    scales = []
-    for choice in ("scaled", "unscaled", "inverted"):
-        config = run(image_latent_scale=choice)
-        config.encoders.scale_factor = 0.7
-        scales.append(image_latent_scale(config))
-    assert scales == pytest.approx([0.7, 1.0, 1 / 0.7])
+    choices = ("scaled", "unscaled", "inverted")
+    of_videos = ByFactor(0.7, 0.1)
+    found = [image_normalisation(run(image_latent_scale=choice), of_videos) for choice in choices]
+    assert found == [of_videos, ByFactor(), ByFactor(1 / 0.7, 0.1)]
+    with pytest.raises(ValueError, match=r"--image-latent-scale inverted: .* accepted: scaled, unscaled"):
+        image_normalisation(run(image_latent_scale="inverted"), ByChannel((0.0,), (1.0,)))
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -8,6 +8,7 @@ from vidtron.config.data import ClipSize
 from vidtron.config.geometry import LatentGeometry
 from vidtron.config.text import TextSpec
 from vidtron.encoders.base import EncodedText, Posterior
+from vidtron.encoders.normalisation import ByFactor
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
 from vidtron.training.samples import SampleMaker, bernoulli, pad_latent_frames, pixels_CFHW
@@ -21,6 +22,7 @@ class CountingAutoencoder:
     """Latents are the pixel mean of each frame; a posterior with some width."""
 
     geometry = LatentGeometry(2, 8, 1)
+    normalisation = ByFactor()
 
     def __init__(self):
         self.seen = []

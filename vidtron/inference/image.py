@@ -11,6 +11,7 @@ from torch import Tensor
 from vidtron.data.decoding.decode import resize_to_cover
 from vidtron.diffusion.conditioning import image_condition
 from vidtron.encoders.base import Posterior, VideoAutoencoder
+from vidtron.encoders.normalisation import Normalisation
 from vidtron.inference.video_io import pixels_CFHW
 
 
@@ -33,23 +34,23 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
     return pixels_CFHW(resize_to_cover(frame_FCHW, height, width))
 
 
-def scaled_latents(
-    autoencoder: VideoAutoencoder, video_CFHW: Tensor, generator: torch.Generator, scale: float
+def normalised_latents(
+    autoencoder: VideoAutoencoder, video_CFHW: Tensor, generator: torch.Generator, normalisation: Normalisation
 ) -> Tensor:
-    """Latents [T, C, H, W] of one video, drawn from their posterior, times `scale`; fp32."""
-    return drawn_latents(autoencoder.encode(video_CFHW), generator, scale)
+    """Latents [T, C, H, W] of one video, drawn from their posterior and normalised; fp32."""
+    return drawn_latents(autoencoder.encode(video_CFHW), generator, normalisation)
 
 
-def drawn_latents(posterior: Posterior, generator: torch.Generator, scale: float) -> Tensor:
-    """Latents [T, C, H, W] drawn from their posterior, times `scale`; fp32."""
-    return posterior.sample(generator).permute(1, 0, 2, 3) * scale
+def drawn_latents(posterior: Posterior, generator: torch.Generator, normalisation: Normalisation) -> Tensor:
+    """Latents [T, C, H, W] drawn from their posterior and normalised; fp32."""
+    return normalisation.apply(posterior.sample(generator).permute(1, 0, 2, 3))
 
 
 def condition_latents(
     autoencoder: VideoAutoencoder,
     image_C1HW: Tensor,
     generator: torch.Generator,
-    scale: float,
+    normalisation: Normalisation,
     frames: int,
     *,
     all_frames: bool,
@@ -60,9 +61,9 @@ def condition_latents(
         autoencoder: encodes.
         image_C1HW: pixels in [-1, 1].
         generator: of the posterior's draw.
-        scale: `image_latent_scale` of the run.
+        normalisation: `image_normalisation` of the run.
         frames: latent frames that the network sees.
         all_frames: the image in every frame, not in the first alone.
     """
-    image_1CHW = scaled_latents(autoencoder, image_C1HW, generator, scale)
+    image_1CHW = normalised_latents(autoencoder, image_C1HW, generator, normalisation)
     return image_condition(image_1CHW, frames, all_frames=all_frames)

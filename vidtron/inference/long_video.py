@@ -15,7 +15,7 @@ from vidtron.config.run import RunConfig
 from vidtron.data.decoding.decode import resize_to_cover
 from vidtron.inference.config import GivenFramesConfig, SamplingConfig
 from vidtron.inference.frame_strategy import GivenFrames, loop_prompts, parse_strategy, place_frames
-from vidtron.inference.image import read_image, scaled_latents
+from vidtron.inference.image import normalised_latents, read_image
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.sampling import EDITING_SAMPLERS
 from vidtron.inference.video_io import pixels_CFHW, read_video, to_uint8
@@ -82,7 +82,7 @@ class ChainConditions:
 
     clips: list[GuidedConditions]
     references: list[Tensor]
-    """Scaled latents [T, C, H, W] of the files; the ends of the clips come after them."""
+    """Normalised latents [T, C, H, W] of the files; the ends of the clips come after them."""
 
 
 class ClipChain:
@@ -97,7 +97,6 @@ class ClipChain:
             sampler: makes the clips.
         """
         self.sampler, self.given, self.run = sampler, sampler.config.given, sampler.run
-        self.scale = sampler.run.encoders.scale_factor
         data, autoencoder = sampler.run.data, sampler.autoencoder
         frames = autoencoder.geometry.latent_frames(data.num_frames)
         self.padding = sampler.latent_shape[0] - frames
@@ -124,7 +123,7 @@ class ClipChain:
         return ChainConditions([encoded[text] for text in texts], references)
 
     def latents(self, prompt: Prompt, conditions: ChainConditions, progress: Progress = lambda steps: steps) -> Tensor:
-        """Scaled latents: [T, C, H, W] of one clip, [N, T, C, H, W] of several."""
+        """Normalised latents: [T, C, H, W] of one clip, [N, T, C, H, W] of several."""
         references, made = list(conditions.references), list[Tensor]()
         for clip, told in enumerate(conditions.clips):
             if clip > 0:
@@ -179,7 +178,7 @@ class ClipChain:
         return pixels_CFHW(resize_to_cover(frames_FCHW[:usable], data.height, data.width))
 
     def _encoded(self, video_CFHW: Tensor, prompt: Prompt, name: str) -> Tensor:
-        """Scaled latents [T, C, H, W] of pixels."""
+        """Normalised latents [T, C, H, W] of pixels."""
         video_CFHW = video_CFHW.to(self.sampler.groups.device)
         draw = named_generator(prompt.seed, f"posterior of {name} of video {prompt.number}")
-        return scaled_latents(self.sampler.autoencoder, video_CFHW, draw, self.scale)
+        return normalised_latents(self.sampler.autoencoder, video_CFHW, draw, self.sampler.normalisation)

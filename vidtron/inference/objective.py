@@ -23,6 +23,7 @@ from vidtron.diffusion.density import (
 from vidtron.diffusion.objective import Objective
 from vidtron.diffusion.schedule import DDPMSchedule, Schedule, ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import RankGroups
+from vidtron.encoders.normalisation import ByFactor, Normalisation
 
 
 def objective_of(config: ObjectiveConfig) -> Objective:
@@ -139,7 +140,16 @@ def _moments(config: ObjectiveConfig, mean: float, std: float) -> tuple[float, f
     )
 
 
-def image_latent_scale(run: RunConfig) -> float:
-    """Factor on the latents of a condition image."""
-    scale = run.encoders.scale_factor
-    return {"scaled": scale, "unscaled": 1.0, "inverted": 1 / scale}[run.objective.image_latent_scale]
+def image_normalisation(run: RunConfig, normalisation: Normalisation) -> Normalisation:
+    """Of the latents of a condition image, where those of videos have `normalisation`.
+
+    Raises:
+        ValueError: it cannot be inverted.
+    """
+    match run.objective.image_latent_scale:
+        case "scaled":
+            return normalisation
+        case "unscaled":
+            return ByFactor()
+        case "inverted":
+            return normalisation.inverted()

@@ -13,10 +13,11 @@ from torch.distributed import ProcessGroup
 
 from vidtron.config.run import RunConfig
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
+from vidtron.encoders.normalisation import normalisation_of
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.denoiser import Denoiser, with_guidance
 from vidtron.inference.image import condition_latents, read_image
-from vidtron.inference.objective import image_latent_scale, schedule_of
+from vidtron.inference.objective import image_normalisation, schedule_of
 from vidtron.inference.prompts import Prompt
 from vidtron.inference.sampling import frame_edit, guidance_of, guided_channels, sample_latents
 from vidtron.inference.video_io import to_uint8
@@ -75,6 +76,7 @@ class VideoSampler:
         self.spec = family.inputs(run)
         self.temporal_patch = family.temporal_patch(run.network)
         self.autoencoder, self.text_encoders = autoencoder, text_encoders
+        self.normalisation = normalisation_of(run.encoders, autoencoder)
         self.fps = run.data.fps or DEFAULT_FPS
 
     def conditions(self, prompt: Prompt) -> GuidedConditions:
@@ -115,7 +117,7 @@ class VideoSampler:
         clip: int = 0,
         place: Place | None = None,
     ) -> Tensor:
-        """Scaled latents of one clip, fp32 [T, C, H, W], the same on all ranks of the team.
+        """Normalised latents of one clip, fp32 [T, C, H, W], the same on all ranks of the team.
 
         Args:
             prompt: whose noise it is.
@@ -162,8 +164,8 @@ class VideoSampler:
         """Video [C, T, H, W], about [-1, 1]; latent frames that only padded the model's patches are dropped first."""
         data = self.run.data
         frames = self.autoencoder.geometry.latent_frames(data.num_frames)
-        unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
-        return self.autoencoder.decode(unscaled.transpose(0, 1))
+        own_TCHW = self.normalisation.undo(latents_TCHW[-frames:])
+        return self.autoencoder.decode(own_TCHW.transpose(0, 1))
 
     def _image_latents(self, prompt: Prompt) -> Tensor:
         if prompt.image is None:
@@ -173,7 +175,7 @@ class VideoSampler:
             self.autoencoder,
             read_image(prompt.image, run.data.height, run.data.width),
             sample_generator(prompt.seed, prompt.number, "posterior"),
-            image_latent_scale(run),
+            image_normalisation(run, self.normalisation),
             self.latent_shape[0],
             all_frames=run.objective.image_latent_frames == "all",
         )
