@@ -192,8 +192,8 @@ def test_a_geometry_that_the_model_does_not_take_is_refused(kind: tuple[Path, La
         ({"temperal_downsample": [True, True, True]}, "8 frames to a latent frame; accepted: 4"),
         ({"_class_name": "AutoencoderKLOther"}, "holds a AutoencoderKLOther; accepted: AutoencoderKLCogVideoX, "),
         ({"_class_name": ["x"]}, "accepted: AutoencoderKLCogVideoX, "),
-        ({"z_dim": None}, "z_dim"),
-        ({"dim_mult": 4}, "dim_mult"),
+        ({"z_dim": None}, "config.json tells no sizes (int()"),
+        ({"dim_mult": 4}, "config.json tells no sizes (object of type 'int'"),
     ],
 )
 def test_a_wrong_config_is_named(wan: Path, tmp_path: Path, changes: dict, message: str) -> None:

@@ -143,7 +143,7 @@ def test_umt5_needs_ftfy(tmp_path: Path) -> None:
         ({"model_type": "bert"}, "holds a bert; accepted: t5, umt5, clip_text_model"),
         ({}, "holds a model without model_type; accepted: t5, umt5, clip_text_model"),
         ({"model_type": "umt5"}, "does not tell 'd_model'"),
-        ({"model_type": "t5", "d_model": None}, "NoneType"),
+        ({"model_type": "t5", "d_model": None}, "config.json tells no sizes (int()"),
     ],
 )
 def test_a_wrong_config_is_named(tmp_path: Path, config: dict, message: str) -> None:

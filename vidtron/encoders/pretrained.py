@@ -1,6 +1,6 @@
 """Which encoder a local folder holds and what it gives, told by its config.json without loading anything."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ _TEXT_PARTS = (("text_encoder",), ("text_encoder_2", "text_encoder"))
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 
 Kind = TypeVar("Kind")
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def find_autoencoder(path: Path) -> FoundAutoencoder:
         folder = model_folder(path, "vae")
         config = read_config(folder)
         kind = _kind(AUTOENCODERS, config, "_class_name")
-        return FoundAutoencoder(kind, folder, kind.geometry_of(config), kind.normalisation_of(config))
-    except (TypeError, ValueError) as error:
+        geometry = _told(kind.geometry_of, config, folder)
+        return FoundAutoencoder(kind, folder, geometry, _told(kind.normalisation_of, config, folder))
+    except ValueError as error:
         raise ValueError(f"{diffusers_vae.FLAG} {path}: {error}") from error
 
 
@@ -78,22 +80,27 @@ def find_text_encoder(path: Path, number: int = 0) -> FoundText:
         folder = model_folder(path, *_TEXT_PARTS[number])
         config = read_config(folder)
         kind = _kind(TEXT_ENCODERS, config, "model_type")
-        try:
-            output = kind.output_of(config)
-        except KeyError as error:
-            raise ValueError(f"{folder / 'config.json'} does not tell {error}") from error
+        output = _told(kind.output_of, config, folder)
         return FoundText(kind, TextFolders(flag, path, folder, _tokenizer_folder(path, folder)), output)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{flag} {path}: {error}") from error
 
 
 def _kind(table: Mapping[str, type[Kind]], config: Mapping[str, Any], key: str) -> type[Kind]:
-    found = config.get(key)
-    if found not in table:
-        raise ValueError(
-            f"holds a {found or 'model'}{'' if found else f' without {key}'}; accepted: {', '.join(table)}"
-        )
-    return table[found]
+    found = config.get(key) or f"model without {key}"
+    if str(found) not in table:
+        raise ValueError(f"holds a {found}; accepted: {', '.join(table)}")
+    return table[str(found)]
+
+
+def _told(read: Callable[[Mapping[str, Any]], Told], config: Mapping[str, Any], folder: Path) -> Told:
+    """What a class reads from a config.json. Raises ValueError where a field is missing or is of another kind."""
+    try:
+        return read(config)
+    except KeyError as error:
+        raise ValueError(f"{folder / 'config.json'} does not tell {error}") from error
+    except TypeError as error:
+        raise ValueError(f"{folder / 'config.json'} tells no sizes ({error})") from error
 
 
 def _tokenizer_folder(path: Path, model: Path) -> Path:
