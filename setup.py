@@ -39,7 +39,7 @@ setup(
         # DALI also decodes VP9 and MJPEG on machines without a GPU.
         "dali": ["nvidia-dali-cuda130>=2.1"],
         # Pretrained autoencoders and text encoders.
-        "encoders": ["diffusers>=0.35", "sentencepiece>=0.2", "transformers>=4.50"],
+        "encoders": ["diffusers>=0.35", "ftfy>=6.2", "sentencepiece>=0.2", "transformers>=4.50"],
         # Steps of tools/curate; those with networks also need "encoders", and RAFT torchvision.
         "curation": [
             "beautifulsoup4>=4.12",
@@ -53,6 +53,7 @@ setup(
         "logging": ["tensorboard>=2.16", "wandb>=0.19"],
         "dev": [
             "diffusers>=0.35",
+            "ftfy>=6.2",
             "mypy>=1.13",
             "peft>=0.17",
             "pre-commit>=4",

@@ -4,7 +4,7 @@
 
 Prints the mean, the root mean square (RMS) of each latent channel over the clips - of the lone first frame and of
 the others - and the PSNR of the reconstruction. 1 / RMS of all is the --scale-factor that gives latents of unit
-size.
+size. The line "normalised" is of latents as a model is trained on them: by --scale-factor, or as the autoencoder says.
 """
 
 from vidtron.config import signals
@@ -25,7 +25,7 @@ from vidtron.data.decoding.loader import ClipLoader
 from vidtron.data.decoding.pixels import to_uint8
 from vidtron.data.planning.plan import Plan
 from vidtron.data.shards.index import ShardIndex
-from vidtron.encoders import video_autoencoder
+from vidtron.encoders import normalisation_of, video_autoencoder
 from vidtron.encoders.space_time import CAUSAL
 from vidtron.inference.video_io import psnr
 
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", type=location, nargs="+", required=True, metavar="SHARDS")
     parser.add_argument("--vae-path", type=path_name, help="unset: the built-in space-time transform")
+    parser.add_argument(
+        "--scale-factor",
+        type=number_in(float, field_range(EncoderConfig, "scale_factor")),
+        help="unset: as the folder of --vae-path says",
+    )
     parser.add_argument("--num-frames", type=number_in(int, field_range(DataConfig, "num_frames")), default=17)
     parser.add_argument("--height", type=number_in(int, field_range(DataConfig, "height")), default=64)
     parser.add_argument("--width", type=number_in(int, field_range(DataConfig, "width")), default=96)
@@ -43,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = DataConfig(num_frames=arguments.num_frames, height=arguments.height, width=arguments.width)
     try:
-        autoencoder = video_autoencoder(EncoderConfig(vae_path=arguments.vae_path), CAUSAL, device, torch.float32)
+        encoders = EncoderConfig(vae_path=arguments.vae_path, scale_factor=arguments.scale_factor)
+        autoencoder = video_autoencoder(encoders, CAUSAL, device, torch.float32)
+        normalisation = normalisation_of(encoders, autoencoder)
         autoencoder.geometry.latent_shape(*data.size)
         index = ShardIndex.open(arguments.data_path)
         plan = Plan.from_config(index, data, 0, sequential=True)
@@ -58,14 +65,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         latents_CTHW = autoencoder.encode(video_CTHW).mean_CTHW.cpu()
         latents.append(latents_CTHW)
         quality.append(psnr(to_uint8(autoencoder.decode(latents_CTHW)), frames_TCHW))
-    parts = {"first": [one[:, :1] for one in latents], "others": [one[:, 1:] for one in latents]}
+    first = autoencoder.geometry.first_latents
+    parts = {"first": [one[:, :first] for one in latents], "others": [one[:, first:] for one in latents]}
     print("channel " + " ".join(f"{name + ' mean':>12}{name + ' RMS':>12}" for name in parts))
     flat = {name: torch.cat([one.flatten(1) for one in part], dim=1).double() for name, part in parts.items()}
     for channel in range(autoencoder.geometry.channels):
         values = [values[channel] for values in flat.values() if values.shape[1]]
         print(f"{channel:7} " + " ".join(f"{v.mean():12.3f}{v.square().mean().sqrt():12.3f}" for v in values))
-    whole = torch.cat([one.flatten() for one in latents]).double()
-    print(f"all: mean {whole.mean():.4f}, RMS {whole.square().mean().sqrt():.4f}, of {len(latents)} clips")
+    normalised = [normalisation.apply(one.transpose(0, 1)) for one in latents]
+    for name, of in (("all", latents), ("normalised", normalised)):
+        whole = torch.cat([one.flatten() for one in of]).double()
+        print(f"{name}: mean {whole.mean():.4f}, RMS {whole.square().mean().sqrt():.4f}, of {len(latents)} clips")
     quality_T = torch.tensor(quality)
     print(f"reconstruction PSNR: mean {quality_T.mean():.2f} dB, {quality_T.min():.2f} to {quality_T.max():.2f}")
 

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from functools import partial
 
 # What megatron-core's modules say on every rank of things that no user of ours can change: that they do without
 # Transformer Engine and apex (`--transformer-impl` decides about that, and the run says once what it uses), that a
@@ -17,6 +18,11 @@ for message, module in (
 ):
     warnings.filterwarnings("ignore", message=message, module=module)
 
+
+def _says_something_else(beginning: str, record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(beginning)
+
+
 # The same of what is logged: how megatron-core 0.19 takes the spec of an MLP, and that background saves have a second
 # implementation, in a package of its own. torch tells of a CUDA toolkit without a GPU when its tools for extensions
 # are imported (by megatron-core): nothing is compiled, and the run says which device it uses.
@@ -25,6 +31,6 @@ for name, beginning in (
     ("megatron.core.dist_checkpointing.strategies.torch", "MCore's async save is deprecated"),
     ("torch.utils.cpp_extension", "No CUDA runtime is found"),
 ):
-    logging.getLogger(name).addFilter(lambda record, beginning=beginning: not str(record.msg).startswith(beginning))
+    logging.getLogger(name).addFilter(partial(_says_something_else, beginning))
 
 __version__ = "0.1.0"

@@ -274,3 +274,10 @@ def test_the_table_is_one_of_arrays_and_of_what_came_last(monkeypatch: pytest.Mo
     assert len(table) == sum(place is not None for place in expected.values())
     table.put(0, [Entry(1, (5, 5, 5), 0, 0, 0)])
     assert (1, (5, 5, 5)) not in table
+
+
+def test_a_cache_from_before_the_posterior_was_a_choice_holds_drawn_ones(tmp_path: Path) -> None:
+    put(opened(tmp_path), 0)
+    assert holds(opened(tmp_path, **{"--posterior": "sample"}), 0)
+    with pytest.raises(LatentCacheError, match="another --posterior: sample; this run has mean"):
+        opened(tmp_path, **{"--posterior": "mean"})

@@ -8,6 +8,7 @@ import torch
 from tests.encoders.tiny_folders import check_encoders as check
 from vidtron.config.data import EncoderConfig
 from vidtron.config.run import RunConfig
+from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.encoders import video_autoencoder
 from vidtron.encoders.factory import encoded_terms, text_encoder
@@ -42,7 +43,7 @@ def test_slices_and_offloading_change_no_bit_on_a_cpu(tiny_vae: Path, tiny_t5: P
     plain, other = vae_of(tiny_vae).encode(video_CTHW), vae_of(tiny_vae, **flags).encode(video_CTHW)
     assert torch.equal(plain.mean_CTHW, other.mean_CTHW) and torch.equal(plain.logvar_CTHW, other.logvar_CTHW)
     encoders = [
-        text_encoder(EncoderConfig(text_encoder_path=tiny_t5, **options), 6, 32, "cpu", torch.float32)
+        text_encoder(EncoderConfig(text_encoder_path=tiny_t5, **options), TextSpec(6, 32), "cpu", torch.float32)
         for options in ({}, flags)
     ]
     assert torch.equal(*(encoder.encode(["a street"]).states_BLE for encoder in encoders))
@@ -98,7 +99,9 @@ def test_compiled_encoders_give_the_same_up_to_rounding(tiny_vae: Path, tiny_t5:
     torch.testing.assert_close(posterior.mean_CTHW, expected.mean_CTHW, rtol=1e-4, atol=1e-5)
     assert plain.fingerprint() == compiled.fingerprint()
     t5 = [
-        text_encoder(EncoderConfig(text_encoder_path=tiny_t5, compile_encoders=compiles), 6, 32, "cpu", torch.float32)
+        text_encoder(
+            EncoderConfig(text_encoder_path=tiny_t5, compile_encoders=compiles), TextSpec(6, 32), "cpu", torch.float32
+        )
         .encode(["a street"])
         .states_BLE
         for compiles in (False, True)
@@ -123,7 +126,7 @@ def test_built_in_encoders_accept_every_option() -> None:
     assert check(RunConfig("test", None, encoders=config), WORLD) == []
     plain = video_autoencoder(EncoderConfig(), CAUSAL, "cpu", torch.float32)
     assert video_autoencoder(config, CAUSAL, "cpu", torch.float32).fingerprint() == plain.fingerprint()
-    assert text_encoder(config, 4, 8, "cpu", torch.float32).encode(["a"]).states_BLE.shape == (1, 4, 8)
+    assert text_encoder(config, TextSpec(4, 8), "cpu", torch.float32).encode(["a"]).states_BLE.shape == (1, 4, 8)
 
 
 def test_check_names_options_that_cannot_work(tiny_vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +143,7 @@ def test_check_names_options_that_cannot_work(tiny_vae: Path, tmp_path: Path, mo
 def test_terms_of_encoded_clips_follow_what_changes_numbers(tiny_vae: Path) -> None:
     def terms(dtype: torch.dtype = torch.float32, **flags: object) -> dict[str, str]:
         config = EncoderConfig(**flags)
-        text = text_encoder(config, 4, 8, "cpu", dtype)
+        text = text_encoder(config, TextSpec(4, 8), "cpu", dtype)
         return encoded_terms(config, dtype, video_autoencoder(config, CAUSAL, "cpu", dtype), [text])
 
     plain = terms(vae_path=tiny_vae)

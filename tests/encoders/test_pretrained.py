@@ -10,6 +10,7 @@ from tests.encoders.tiny_folders import make_tiny_t5
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.geometry import LatentGeometry
 from vidtron.config.run import RunConfig
+from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.encoders import video_autoencoder
 from vidtron.encoders.factory import text_encoder
@@ -94,7 +95,7 @@ def test_fingerprint_follows_the_weights(tiny_vae: Path, tmp_path: Path) -> None
 def test_t5_pads_and_truncates_without_a_mask(tiny_t5: Path) -> None:
     from transformers import T5EncoderModel
 
-    encoder = text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 6, 32, "cpu", torch.float32)
+    encoder = text_encoder(EncoderConfig(text_encoder_path=tiny_t5), TextSpec(6, 32), "cpu", torch.float32)
     long = "a clip of the street with bikes"
     embedding_BLE = encoder.encode(["a street", long, ""]).states_BLE
     assert embedding_BLE.shape == (3, 6, 32)
@@ -109,7 +110,7 @@ def test_t5_pads_and_truncates_without_a_mask(tiny_t5: Path) -> None:
 
 def test_wrong_width_is_refused(tiny_t5: Path) -> None:
     with pytest.raises(ValueError, match=r"--text-encoder-path .* width 32, the model takes 64"):
-        text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 16, 64, "cpu", torch.float32)
+        text_encoder(EncoderConfig(text_encoder_path=tiny_t5), TextSpec(16, 64), "cpu", torch.float32)
     assert len(check(run_config(text_encoder_path=tiny_t5), WORLD, width=64)) == 1
 
 
@@ -148,7 +149,7 @@ def test_check_names_missing_packages(tiny_vae: Path, tiny_t5: Path) -> None:
 
 
 def test_captions_the_tokenizer_does_not_know_are_told_once(tiny_t5: Path, caplog: pytest.LogCaptureFixture) -> None:
-    encoder = text_encoder(EncoderConfig(text_encoder_path=tiny_t5), 16, 32, "cpu", torch.float32)
+    encoder = text_encoder(EncoderConfig(text_encoder_path=tiny_t5), TextSpec(16, 32), "cpu", torch.float32)
     encoder.encode(["a clip of the street with bikes", ""])
     assert caplog.text == ""
     encoder.encode(["a street", "q w e r t y u i o p"])
@@ -180,7 +181,7 @@ def test_a_folder_with_a_sentencepiece_model(tmp_path: Path) -> None:
     )
     names = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "<pad>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({**names, "unk_token": "<unk>"}))
-    encoder = text_encoder(EncoderConfig(text_encoder_path=tmp_path), 6, 32, "cpu", torch.float32)
+    encoder = text_encoder(EncoderConfig(text_encoder_path=tmp_path), TextSpec(6, 32), "cpu", torch.float32)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
     ids = [*pieces.encode("a man")[:5], 1]
     assert len(ids) > 3 and 2 not in ids

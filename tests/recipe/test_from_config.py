@@ -16,9 +16,10 @@ from vidtron.diffusion.parameterization import EDM, CleanLatent, Epsilon, FlowVe
 from vidtron.diffusion.schedule import DDPMSchedule, ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import RankGroups
 from vidtron.diffusion.weighting import P2, Constant, EDMWeighting, MinSNR, SATClamp, SoftMinSNR
+from vidtron.encoders.normalisation import ByChannel, ByFactor
 from vidtron.models.registry import preset, preset_names
 from vidtron.recipe.choices import choices
-from vidtron.recipe.condition_latents import image_latent_scale
+from vidtron.recipe.condition_latents import image_normalisation
 from vidtron.recipe.from_config import (
     objective_of,
     rank_groups_of,
@@ -137,12 +138,12 @@ def test_rank_groups():
 
 
 def test_scale_of_image_latents():
-    scales = []
-    for choice in ("scaled", "unscaled", "inverted"):
-        config = run(image_latent_scale=choice)
-        config.encoders.scale_factor = 0.7
-        scales.append(image_latent_scale(config))
-    assert scales == pytest.approx([0.7, 1.0, 1 / 0.7])
+    scales = ("scaled", "unscaled", "inverted")
+    of_videos = ByFactor(0.7, 0.1)
+    found = [image_normalisation(run(image_latent_scale=choice), of_videos) for choice in scales]
+    assert found == [of_videos, ByFactor(), ByFactor(1 / 0.7, 0.1)]
+    with pytest.raises(ValueError, match=r"--image-latent-scale inverted: .* accepted: scaled, unscaled"):
+        image_normalisation(run(image_latent_scale="inverted"), ByChannel((0.0,), (1.0,)))
 
 
 OF_COGVIDEOX = {

@@ -34,7 +34,7 @@ def encoders(request, tmp_path_factory: pytest.TempPathFactory):
         folder: Path = tmp_path_factory.mktemp("encoders")
         config = EncoderConfig(make_tiny_vae(folder / "vae"), make_tiny_t5(folder / "t5", WIDTH))
         dtype = torch.bfloat16 if "bf16" in request.param else torch.float32
-    return video_autoencoder(config, CAUSAL, CPU, dtype), text_encoder(config, WORDS, WIDTH, CPU, dtype)
+    return video_autoencoder(config, CAUSAL, CPU, dtype), text_encoder(config, TEXTS[0], CPU, dtype)
 
 
 def maker(encoders, record=None, **flags) -> SampleMaker:
@@ -115,7 +115,7 @@ def test_the_null_embedding_is_encoded_once() -> None:
 
 
 def test_text_is_cut_where_only_the_empty_caption_follows() -> None:
-    text = text_encoder(EncoderConfig(), WORDS, WIDTH, CPU, torch.float32)
+    text = text_encoder(EncoderConfig(), TEXTS[0], CPU, torch.float32)
     empty = [text.encode([""])[0]]
     for caption, rows in (("", 0), ("one two", 2), ("a b c d e f g", WORDS)):
         encoded = EncodedClip(Posterior(torch.zeros(1, 1, 1, 1)), (text.encode([caption])[0],), None)

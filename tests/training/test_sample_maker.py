@@ -9,6 +9,7 @@ from vidtron.config.geometry import LatentGeometry
 from vidtron.config.text import TextSpec
 from vidtron.data.decoding.pixels import pixels_CFHW
 from vidtron.encoders.base import EncodedText, Posterior
+from vidtron.encoders.normalisation import ByFactor
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel import sample_generator
 from vidtron.training.sample_maker import SampleMaker, bernoulli, pad_latent_frames
@@ -22,6 +23,7 @@ class CountingAutoencoder:
     """Latents are the pixel mean of each frame; a posterior with some width."""
 
     geometry = LatentGeometry(2, 8, 1)
+    normalisation = ByFactor()
 
     def __init__(self):
         self.seen = []

@@ -81,13 +81,20 @@ class EncoderConfig:
     """Frozen encoders"""
 
     vae_path: Path | None = None
-    """Local folder of a diffusers AutoencoderKLCogVideoX; unset: the built-in space-time transform."""
+    """Local folder of a diffusers AutoencoderKLCogVideoX, AutoencoderKLWan, or AutoencoderKL, which encodes frame by
+    frame; unset: the built-in space-time transform."""
     text_encoder_path: Path | None = None
-    """Local folder of a transformers T5 encoder and tokenizer; unset: the built-in hashed-token embedding."""
+    """Local folder of a transformers T5, UMT5 or CLIP encoder and its tokenizer; unset: the built-in hashed-token
+    embedding."""
     text_encoder_2_path: Path | None = None
     """The same for the second text of models that take two."""
-    scale_factor: Annotated[float, Range(1e-4, 1e4)] = 1.0
-    """Latents are the autoencoder's output times this."""
+    scale_factor: Annotated[float, Range(1e-4, 1e4)] | None = None
+    """Latents are the autoencoder's output times this, after its shift where it has one; unset: as the folder of
+    --vae-path says, the built-in one's times 1. Autoencoders that bring mean and deviation of each channel (Wan's)
+    take none."""
+    posterior: Literal["sample", "mean"] = "sample"
+    """Latents are drawn from what the autoencoder of --vae-path says of a clip, or are its mean (Wan). The built-in
+    one leaves no choice."""
     latent_cache: Path | None = None
     """Folder of latents and text embeddings, local or shared by all nodes: read where they are there, else encoded and
     written. Each sample then keeps its frames over all epochs."""

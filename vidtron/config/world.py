@@ -8,7 +8,16 @@ from pathlib import Path
 from vidtron.config.errors import ConfigurationError, exit_with
 from vidtron.config.launcher import launched, launched_rank
 
-OPTIONAL_PACKAGES = ("transformer_engine", "apex", "nvidia.dali", "wandb", "tensorboard", "diffusers", "transformers")
+OPTIONAL_PACKAGES = (
+    "transformer_engine",
+    "apex",
+    "nvidia.dali",
+    "wandb",
+    "tensorboard",
+    "diffusers",
+    "transformers",
+    "ftfy",
+)
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 

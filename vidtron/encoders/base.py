@@ -1,8 +1,8 @@
 """What an encoder is to the rest of the package.
 
 Shapes: B batch, C channels, T frames (pixel or latent), H height, W width, L text tokens, E text width.
-Pixels are float32 in [-1, 1]. Latents are normalised channel by channel where the autoencoder brings mean and
-deviation; callers multiply them by `encoders.scale_factor`.
+Pixels are float32 in [-1, 1]. Autoencoders give and take latents of their own size; `normalisation_of` a run makes of
+them what its model is trained on.
 """
 
 from contextlib import AbstractContextManager
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vidtron.config.geometry import LatentGeometry
+from vidtron.encoders.normalisation import Normalisation
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class VideoAutoencoder(Protocol):
     """A frozen video autoencoder."""
 
     geometry: LatentGeometry
+    normalisation: Normalisation
+    """That it was trained with, or that suits it."""
     has_variance: bool
     """Whether posteriors are more than points."""
 
@@ -54,7 +57,7 @@ class VideoAutoencoder(Protocol):
         ...
 
     def decode(self, latents_CTHW: Tensor) -> Tensor:
-        """Video [3, T, H, W] of unscaled latents, about [-1, 1] and not clamped, float32."""
+        """Video [3, T, H, W] of latents that are not normalised, about [-1, 1] and not clamped, float32."""
         ...
 
     def held(self) -> AbstractContextManager[None]:
@@ -68,7 +71,7 @@ class VideoAutoencoder(Protocol):
 
 @dataclass(frozen=True)
 class EncodedText:
-    """What a text encoder says of captions, or of one of them (`text[i]`, without the letter B)."""
+    """What a text encoder says of captions, or of some of them (`text[i]` of one, without the letter B)."""
 
     states_BLE: Tensor
     """One row for each token, padding included; fp32."""
@@ -77,7 +80,7 @@ class EncodedText:
     pooled_BE: Tensor | None = None
     """One vector for the whole caption, fp32; None: the encoder has none."""
 
-    def __getitem__(self, number: int) -> "EncodedText":
+    def __getitem__(self, number: int | slice) -> "EncodedText":
         pooled = self.pooled_BE
         return EncodedText(self.states_BLE[number], self.mask_BL[number], None if pooled is None else pooled[number])
 

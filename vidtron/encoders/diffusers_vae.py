@@ -1,101 +1,103 @@
-"""CogVideoX's autoencoder, as diffusers stores it in a local folder.
+"""Autoencoders as diffusers stores them in local folders; each of its classes has a file of its own.
 
 Shapes: C channels, T frames, H height, W width.
 """
 
+import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from vidtron.config.geometry import LatentGeometry, causal_geometry
+from vidtron.config.data import EncoderConfig
+from vidtron.config.geometry import LatentGeometry
 from vidtron.encoders.base import Posterior
-from vidtron.encoders.folders import model_folder, read_config, weights_fingerprint
+from vidtron.encoders.folders import read_config, weights_fingerprint
 from vidtron.encoders.frozen import FrozenNetwork
+from vidtron.encoders.normalisation import Normalisation
 
 FLAG = "--vae-path"
-CLASS_NAME = "AutoencoderKLCogVideoX"
 LATENT_FRAMES_AT_ONCE = 2
 """Latent frames that diffusers decodes at a time, each slice with what its causal convolutions remember."""
 
 
-def vae_folder(path: Path) -> Path:
-    """The folder of the autoencoder: `path` or `path`/vae; ValueError, starting with the flag, for anything else."""
-    folder = model_folder(path, "vae", FLAG)
-    try:
-        found = read_config(folder).get("_class_name")
-    except ValueError as error:
-        raise ValueError(f"{FLAG} {path}: {error}") from error
-    if found != CLASS_NAME:
-        raise ValueError(f"{FLAG} {path}: holds a {found or 'model without _class_name'}; accepted: {CLASS_NAME}")
-    return folder
+class DiffusersAutoencoder(ABC):
+    """An autoencoder from a local folder, frozen. Needs the diffusers package (ImportError without it)."""
 
-
-def geometry_of(config: Mapping[str, Any]) -> LatentGeometry:
-    """Geometry that a config.json tells; what it leaves out is diffusers' default."""
-    return causal_geometry(
-        int(config.get("latent_channels", 16)),
-        int(config.get("temporal_compression_ratio", 4)),
-        2 ** (len(config.get("block_out_channels", (1, 1, 1, 1))) - 1),
-    )
-
-
-class DiffusersVideoAutoencoder:
-    """AutoencoderKLCogVideoX from a local folder, frozen. Needs the diffusers package (ImportError without it)."""
-
-    has_variance = True
-    """Whether posteriors are more than points."""
+    CLASS_NAME: ClassVar[str]
+    """Of diffusers' class, the `_class_name` of its config.json."""
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
+        options: EncoderConfig,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        tiling: bool = False,
-        slicing: bool = False,
-        offload: bool = False,
-        compiled: bool = False,
         frames_at_once: int = LATENT_FRAMES_AT_ONCE,
     ) -> None:
         """Loads the weights.
 
         Args:
-            path: see `vae_folder`.
+            folder: with config.json and weights of the class.
+            options: tiles, slices, offloading, compilation, and whether latents are drawn or the posterior's mean.
             device: where it works.
             dtype: of the weights.
-            tiling: work on overlapping tiles: less memory, a slightly different result.
-            slicing: decode one video of a batch at a time.
-            offload: keep the weights in the CPU's memory while they are not used.
-            compiled: compile encoder and decoder when they are first used.
-            frames_at_once: latent frames decoded at a time, an even number: group norms see them together, so more
-                are faster, take more memory and give a slightly different result.
-        """
-        from diffusers import AutoencoderKLCogVideoX
+            frames_at_once: latent frames decoded at a time, where the class has a choice.
 
-        self._folder = vae_folder(path)
+        Raises:
+            ValueError: config.json tells no geometry or no normalisation.
+        """
+        self._folder = folder
+        config = read_config(folder)
+        self.geometry = self.geometry_of(config)
+        self.normalisation = self.normalisation_of(config)
+        self.has_variance = options.posterior == "sample"
         self.device = torch.device(device)
         self.dtype = dtype
-        model = AutoencoderKLCogVideoX.from_pretrained(self._folder, local_files_only=True, torch_dtype=dtype)
-        if tiling:
+        diffusers_class: Any = getattr(importlib.import_module("diffusers"), self.CLASS_NAME)
+        model = diffusers_class.from_pretrained(folder, local_files_only=True, torch_dtype=dtype)
+        if options.vae_tiling:
             model.enable_tiling()
-        if slicing:
+        if options.vae_slicing:
             model.enable_slicing()
-        self._tiling = tiling
-        model.num_latent_frames_batch_size = frames_at_once
-        parts = (model.encoder, model.decoder) if compiled else ()
-        self._network = FrozenNetwork(model, self.device, offload=offload, compiled=parts)
-        self.geometry = geometry_of(model.config)
+        self._tiling = options.vae_tiling
+        self._frames_at_once = frames_at_once
+        parts = (model.encoder, model.decoder) if options.compile_encoders else ()
+        self._network = FrozenNetwork(model, self.device, offload=options.encoder_offload, compiled=parts)
+
+    @classmethod
+    @abstractmethod
+    def geometry_of(cls, config: Mapping[str, Any]) -> LatentGeometry:
+        """Geometry that a config.json tells; what it leaves out is diffusers' default."""
+
+    @classmethod
+    @abstractmethod
+    def normalisation_of(cls, config: Mapping[str, Any]) -> Normalisation:
+        """Normalisation that a config.json tells; what it leaves out is diffusers' default.
+
+        Raises:
+            ValueError: it does not tell what has no default.
+        """
+
+    @abstractmethod
+    def _moments(self, model: Any, video_CTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance [C, T, H, W] of a clip that fits."""
+
+    @abstractmethod
+    def _video(self, model: Any, latents_CTHW: Tensor) -> Tensor:
+        """Pixels [3, T, H, W] of latents of the autoencoder's own size."""
 
     @torch.no_grad()
     def encode(self, video_CTHW: Tensor) -> Posterior:
         """Mean and log variance (clamped by diffusers to [-30, 20]) of one clip [3, T, H, W] in [-1, 1], fp32."""
         self.geometry.latent_shape(*video_CTHW.shape[1:])
         with self._network.in_use() as model:
-            moments = model.encode(video_CTHW[None].to(self.device, self.dtype)).latent_dist
-        return Posterior(moments.mean[0].float(), moments.logvar[0].float())
+            mean_CTHW, logvar_CTHW = self._moments(model, video_CTHW.to(self.device, self.dtype))
+        return Posterior(mean_CTHW.float(), logvar_CTHW.float() if self.has_variance else None)
 
     def held(self) -> AbstractContextManager[None]:
         """Keeps offloaded weights on the device while it is open: one copy for many clips."""
@@ -103,18 +105,9 @@ class DiffusersVideoAutoencoder:
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:
-        """Video [3, ratio * (T-1) + 1, H, W] of unscaled latents, fp32.
-
-        diffusers gives an even number of latent frames `ratio` pixel frames each, the first as well. The last
-        latent frame is therefore doubled in that case and its frames are cut off: the network is causal in time, up
-        to its group norms.
-        """
-        frames = latents_CTHW.shape[1]
-        if frames % 2 == 0:
-            latents_CTHW = torch.cat([latents_CTHW, latents_CTHW[:, -1:]], dim=1)
+        """Video [3, T, H, W] of latents that are not normalised, fp32."""
         with self._network.in_use() as model:
-            video_CTHW = model.decode(latents_CTHW[None].to(self.device, self.dtype)).sample[0]
-        return video_CTHW[:, : self.geometry.frames_of(frames)].float()
+            return self._video(model, latents_CTHW.to(self.device, self.dtype)).float()
 
     def fingerprint(self) -> str:
-        return f"{CLASS_NAME}-{weights_fingerprint(self._folder)}" + ("-tiled" if self._tiling else "")
+        return f"{self.CLASS_NAME}-{weights_fingerprint(self._folder)}" + ("-tiled" if self._tiling else "")

@@ -12,14 +12,13 @@ from vidtron.config.geometry import LatentGeometry
 from vidtron.config.run import RunConfig
 from vidtron.config.text import TextSpec
 from vidtron.config.world import World
-from vidtron.encoders import diffusers_vae, t5
+from vidtron.encoders import diffusers_vae
 from vidtron.encoders.base import TextEncoder, VideoAutoencoder
-from vidtron.encoders.folders import read_config
 from vidtron.encoders.frozen import COMPILE_FLAG
 from vidtron.encoders.hashed_tokens import HashedTokens
+from vidtron.encoders.normalisation import Normalisation, chosen, normalisation_of
+from vidtron.encoders.pretrained import TEXT_FLAGS, find_autoencoder, find_text_encoder, text_paths
 from vidtron.encoders.space_time import SpaceTimeTransform
-
-TEXT_FLAGS = ("--text-encoder-path", "--text-encoder-2-path")
 
 
 def encoder_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
@@ -39,16 +38,8 @@ def video_autoencoder(
     model's geometry, which is always fp32 and has no options."""
     if config.vae_path is None:
         return SpaceTimeTransform(device, geometry)
-    return diffusers_vae.DiffusersVideoAutoencoder(
-        config.vae_path,
-        device,
-        dtype,
-        tiling=config.vae_tiling,
-        slicing=config.vae_slicing,
-        offload=config.encoder_offload,
-        compiled=config.compile_encoders,
-        frames_at_once=frames_at_once,
-    )
+    found = find_autoencoder(config.vae_path)
+    return found.kind(found.folder, config, device, dtype, frames_at_once)
 
 
 def text_encoders(
@@ -62,43 +53,25 @@ def text_encoders(
         device: where they work.
         dtype: of the weights.
     """
-    return tuple(
-        text_encoder(config, text.length, text.width, device, dtype, number) for number, text in enumerate(texts)
-    )
+    return tuple(text_encoder(config, text, device, dtype, number) for number, text in enumerate(texts))
 
 
 def text_encoder(
-    config: EncoderConfig,
-    length: int,
-    width: int,
-    device: torch.device | str,
-    dtype: torch.dtype,
-    number: int = 0,
+    config: EncoderConfig, text: TextSpec, device: torch.device | str, dtype: torch.dtype, number: int = 0
 ) -> TextEncoder:
     """The encoder of `--text-encoder-path` (`number` 0) or `--text-encoder-2-path` (1), or the built-in hashed tokens,
-    for `length` tokens of `width` numbers.
+    for what the model takes.
 
-    Raises ValueError where the encoder's width is not the one the model takes.
+    Raises ValueError where the encoder does not give that.
     """
     path = text_paths(config)[number]
     if path is None:
-        return HashedTokens(width, length, device)
-    found = t5.t5_width(path)
-    if found != width:
-        raise ValueError(_width_error(number, path, found, width))
-    return t5.T5TextEncoder(
-        path,
-        length,
-        device,
-        dtype,
-        offload=config.encoder_offload,
-        compiled=config.compile_encoders,
-    )
-
-
-def text_paths(config: EncoderConfig) -> tuple[Path | None, ...]:
-    """Where the text encoders lie, in the order of a model's texts."""
-    return config.text_encoder_path, config.text_encoder_2_path
+        return HashedTokens(text.width, text.length, device, text.pooled_width)
+    found = find_text_encoder(path, number)
+    error = found.error(text)
+    if error is not None:
+        raise ValueError(error)
+    return found.kind(found.folders, text, config, device, dtype)
 
 
 def encoded_terms(
@@ -111,9 +84,10 @@ def encoded_terms(
     built_in = config.vae_path is None and not any(text_paths(config))
     return {
         "--vae-path (and --vae-tiling)": autoencoder.fingerprint(),
+        "--posterior": "sample" if config.vae_path is None else config.posterior,
         **text_fingerprints(text_encoders),
         "--bf16 (dtype of the encoders)": str(torch.float32 if built_in else dtype).removeprefix("torch."),
-        "--scale-factor": repr(config.scale_factor),
+        "--scale-factor": str(normalisation_of(config, autoencoder)),
     }
 
 
@@ -168,16 +142,17 @@ def _check_autoencoder(config: RunConfig, world: World, geometry: LatentGeometry
         if "diffusers" not in world.packages:
             errors.append(f"{diffusers_vae.FLAG}: needs the diffusers package, which is not installed")
         try:
-            found = diffusers_vae.geometry_of(read_config(diffusers_vae.vae_folder(path)))
+            found = find_autoencoder(path)
         except ValueError as error:
             return [*errors, str(error)]
-        if found.channels != geometry.channels:
+        if found.geometry.channels != geometry.channels:
             errors.append(
-                f"{diffusers_vae.FLAG} {path}: has {found.channels} latent channels, the model takes "
+                f"{diffusers_vae.FLAG} {path}: has {found.geometry.channels} latent channels, the model takes "
                 f"{geometry.channels}"
             )
-        elif found != geometry:
-            errors.append(f"{diffusers_vae.FLAG} {path}: latents of {found}; the model takes {geometry}")
+        elif found.geometry != geometry:
+            errors.append(f"{diffusers_vae.FLAG} {path}: latents of {found.geometry}; the model takes {geometry}")
+        errors += _check_normalisation(config, found.normalisation)
     frames = config.data.num_frames
     if not geometry.takes(frames):
         nearest = " and ".join(map(str, geometry.nearest_frames(frames)))
@@ -188,29 +163,42 @@ def _check_autoencoder(config: RunConfig, world: World, geometry: LatentGeometry
     return errors
 
 
+def _check_normalisation(config: RunConfig, own: Normalisation) -> Iterator[str]:
+    """What of the flags does not go with how an autoencoder is normalised."""
+    try:
+        chosen(config.encoders, own)
+    except ValueError as error:
+        yield str(error)
+    if config.objective.image_latent_scale == "inverted":
+        try:
+            own.inverted()
+        except ValueError as error:
+            yield str(error)
+
+
 def _check_texts(config: RunConfig, world: World, texts: Sequence[TextSpec]) -> list[str]:
     errors = []
     for number, path in enumerate(text_paths(config.encoders)):
         if path is not None and number >= len(texts):
             errors.append(f"{TEXT_FLAGS[number]} {path}: the model takes {len(texts)} texts; accepted: without it")
         elif path is not None:
-            errors += _check_text(number, path, world, texts[number].width)
+            errors += _check_text(number, path, world, texts[number])
     return errors
 
 
-def _check_text(number: int, path: Path, world: World, wanted: int) -> list[str]:
-    errors = []
-    if "transformers" not in world.packages:
-        errors.append(f"{TEXT_FLAGS[number]}: needs the transformers package, which is not installed")
+def _check_text(number: int, path: Path, world: World, wanted: TextSpec) -> list[str]:
     try:
-        width = t5.t5_width(path)
-        t5.tokenizer_folder(path)
+        found = find_text_encoder(path, number)
     except ValueError as error:
-        return [*errors, str(error)]
-    if width != wanted:
-        errors.append(_width_error(number, path, width, wanted))
-    return errors
+        return [*_missing_packages(number, ("transformers",), world), str(error)]
+    errors = _missing_packages(number, ("transformers", *found.kind.PACKAGES), world)
+    misfit = found.error(wanted)
+    return errors if misfit is None else [*errors, misfit]
 
 
-def _width_error(number: int, path: Path, found: int, wanted: int) -> str:
-    return f"{TEXT_FLAGS[number]} {path}: gives embeddings of width {found}, the model takes {wanted}"
+def _missing_packages(number: int, packages: Sequence[str], world: World) -> list[str]:
+    return [
+        f"{TEXT_FLAGS[number]}: needs the {package} package, which is not installed"
+        for package in packages
+        if package not in world.packages
+    ]

@@ -23,17 +23,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def model_folder(path: Path, part: str, flag: str) -> Path:
-    """`path` itself where it holds a config.json, else its subfolder `part` (a whole diffusers pipeline was given).
-
-    Raises ValueError, starting with the flag, where neither is there.
-    """
+def model_folder(path: Path, *parts: str) -> Path:
+    """`path` itself where it holds a config.json, else the first of its subfolders `parts` that does (a whole
+    diffusers pipeline was given). Raises ValueError where none does."""
     if not path.is_dir():
-        raise ValueError(f"{flag} {path}: no such folder; accepted: a local folder with config.json and weights")
-    for folder in (path, path / part):
+        raise ValueError("no such folder; accepted: a local folder with config.json and weights")
+    for folder in (path, *(path / part for part in parts)):
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError(f"{flag} {path}: neither config.json nor {part}/config.json in it")
+    raise ValueError(f"neither config.json nor {' nor '.join(f'{part}/config.json' for part in parts)} in it")
 
 
 def weights_fingerprint(folder: Path) -> str:

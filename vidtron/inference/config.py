@@ -70,15 +70,16 @@ class SamplingConfig:
     """Run the network with text and without it on two replicas at once. auto: where the videos are done sooner so,
     as with fewer prompts than replicas."""
     vae_path: Path | None = None
-    """Local folder of a diffusers AutoencoderKLCogVideoX; unset: the training's autoencoder."""
+    """Local folder of a diffusers autoencoder; unset: the training's autoencoder."""
     text_encoder_path: Path | None = None
-    """Local folder of a transformers T5 encoder and tokenizer; unset: the training's text encoder."""
+    """Local folder of a transformers text encoder and its tokenizer; unset: the training's text encoder."""
     text_encoder_2_path: Path | None = None
     """The same for the second text of models that take two."""
     vae_tiling: bool = False
     """Autoencoder of --vae-path: decode overlapping tiles of the picture. Less memory, a slightly different result."""
     vae_frames_at_once: Annotated[int, Range(2, 10_000)] = LATENT_FRAMES_AT_ONCE
-    """Autoencoder of --vae-path: latent frames that are decoded at a time. More are faster and take more memory."""
+    """Autoencoder of --vae-path: latent frames that are decoded at a time. More are faster and take more memory; Wan's
+    are always decoded one by one."""
     method: SamplerConfig = field(default_factory=SamplerConfig)
     given: GivenFramesConfig = field(default_factory=GivenFramesConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

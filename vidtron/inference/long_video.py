@@ -23,7 +23,6 @@ from vidtron.inference.video_sampler import GuidedConditions, Progress, VideoSam
 from vidtron.models import registry
 from vidtron.parallel import named_generator
 from vidtron.recipe.choices import SAMPLERS
-from vidtron.recipe.condition_latents import scaled_latents
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 """Of references that are videos; others are images."""
@@ -85,7 +84,7 @@ class ChainConditions:
 
     clips: list[GuidedConditions]
     references: list[Tensor]
-    """Scaled latents [T, C, H, W] of the files; the ends of the clips come after them."""
+    """Normalised latents [T, C, H, W] of the files; the ends of the clips come after them."""
 
 
 class ClipChain:
@@ -100,7 +99,6 @@ class ClipChain:
             sampler: makes the clips.
         """
         self.sampler, self.given, self.run = sampler, sampler.config.given, sampler.run
-        self.scale = sampler.run.encoders.scale_factor
         data, autoencoder = sampler.run.data, sampler.autoencoder
         frames = autoencoder.geometry.latent_frames(data.num_frames)
         self.padding = sampler.latent_shape[0] - frames
@@ -127,7 +125,7 @@ class ClipChain:
         return ChainConditions([encoded[text] for text in texts], references)
 
     def latents(self, prompt: Prompt, conditions: ChainConditions, progress: Progress = lambda steps: steps) -> Tensor:
-        """Scaled latents: [T, C, H, W] of one clip, [N, T, C, H, W] of several."""
+        """Normalised latents: [T, C, H, W] of one clip, [N, T, C, H, W] of several."""
         references, made = list(conditions.references), list[Tensor]()
         for clip, told in enumerate(conditions.clips):
             if clip > 0:
@@ -182,7 +180,7 @@ class ClipChain:
         return pixels_CFHW(resize_to_cover(frames_FCHW[:usable], data.height, data.width))
 
     def _encoded(self, video_CFHW: Tensor, prompt: Prompt, name: str) -> Tensor:
-        """Scaled latents [T, C, H, W] of pixels."""
+        """Normalised latents [T, C, H, W] of pixels."""
         video_CFHW = video_CFHW.to(self.sampler.groups.device)
         draw = named_generator(prompt.seed, f"posterior of {name} of video {prompt.number}")
-        return scaled_latents(self.sampler.autoencoder, video_CFHW, draw, self.scale)
+        return normalised_latents(self.sampler.autoencoder, video_CFHW, draw, self.sampler.normalisation)

@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from vidtron.config.run import RunConfig
 from vidtron.data.decoding.pixels import to_uint8
 from vidtron.encoders.base import EncodedText, TextEncoder, VideoAutoencoder
+from vidtron.encoders.normalisation import normalisation_of
 from vidtron.inference.config import SamplingConfig
 from vidtron.inference.image import read_image
 from vidtron.inference.prompts import Prompt
@@ -21,7 +22,7 @@ from vidtron.inference.replica_network import ReplicaNetwork, with_guidance
 from vidtron.models import registry
 from vidtron.models.inputs import Conditions, TextInput
 from vidtron.parallel import Groups, named_generator, sample_generator
-from vidtron.recipe.condition_latents import condition_latents
+from vidtron.recipe.condition_latents import condition_latents, image_normalisation
 from vidtron.recipe.from_config import schedule_of
 from vidtron.recipe.null_text import null_texts
 from vidtron.recipe.sampler import frame_edit, guidance_of, guided_channels, sample_latents
@@ -76,6 +77,7 @@ class VideoSampler:
         self.spec = family.inputs(run)
         self.temporal_patch = family.temporal_patch(run.network)
         self.autoencoder, self.text_encoders = autoencoder, text_encoders
+        self.normalisation = normalisation_of(run.encoders, autoencoder)
         self.fps = run.data.fps or DEFAULT_FPS
 
     def conditions(self, prompt: Prompt) -> GuidedConditions:
@@ -120,7 +122,7 @@ class VideoSampler:
         clip: int = 0,
         place: Place | None = None,
     ) -> Tensor:
-        """Scaled latents of one clip, fp32 [T, C, H, W], the same on all ranks of the team.
+        """Normalised latents of one clip, fp32 [T, C, H, W], the same on all ranks of the team.
 
         Args:
             prompt: whose noise it is.
@@ -167,8 +169,8 @@ class VideoSampler:
         """Video [C, T, H, W], about [-1, 1]; latent frames that only padded the model's patches are dropped first."""
         data = self.run.data
         frames = self.autoencoder.geometry.latent_frames(data.num_frames)
-        unscaled = latents_TCHW[-frames:] / self.run.encoders.scale_factor
-        return self.autoencoder.decode(unscaled.transpose(0, 1))
+        own_TCHW = self.normalisation.undo(latents_TCHW[-frames:])
+        return self.autoencoder.decode(own_TCHW.transpose(0, 1))
 
     def _image_latents(self, prompt: Prompt) -> Tensor:
         if prompt.image is None:
@@ -179,6 +181,7 @@ class VideoSampler:
             read_image(prompt.image, run.data.height, run.data.width),
             sample_generator(prompt.seed, prompt.number, "posterior"),
             run,
+            image_normalisation(run, self.normalisation),
             self.latent_shape[0],
         )
         return latents_TCHW[None].to(self.groups.device)

@@ -1,4 +1,4 @@
-"""The latents of a condition image, and what latents are multiplied by, alike in training and sampling.
+"""The latents of a condition image, and how latents are normalised, alike in training and sampling.
 
 Shape letters: T latent frames, C channels, H, W rows and columns, F pixel frames.
 """
@@ -9,28 +9,43 @@ from torch import Tensor
 from vidtron.config.run import RunConfig
 from vidtron.diffusion.conditioning import image_condition
 from vidtron.encoders.base import Posterior, VideoAutoencoder
+from vidtron.encoders.normalisation import ByFactor, Normalisation
 
 
-def image_latent_scale(run: RunConfig) -> float:
-    """Factor on the latents of a condition image."""
-    scale = run.encoders.scale_factor
-    return {"scaled": scale, "unscaled": 1.0, "inverted": 1 / scale}[run.objective.image_latent_scale]
+def image_normalisation(run: RunConfig, normalisation: Normalisation) -> Normalisation:
+    """That of a condition image's latents, where those of videos have `normalisation`.
+
+    Raises:
+        ValueError: it cannot be inverted.
+    """
+    match run.objective.image_latent_scale:
+        case "scaled":
+            return normalisation
+        case "unscaled":
+            return ByFactor()
+        case "inverted":
+            return normalisation.inverted()
 
 
-def scaled_latents(
-    autoencoder: VideoAutoencoder, video_CFHW: Tensor, generator: torch.Generator, scale: float
+def normalised_latents(
+    autoencoder: VideoAutoencoder, video_CFHW: Tensor, generator: torch.Generator, normalisation: Normalisation
 ) -> Tensor:
-    """Latents [T, C, H, W] of one video, drawn from their posterior, times `scale`; fp32."""
-    return drawn_latents(autoencoder.encode(video_CFHW), generator, scale)
+    """Latents [T, C, H, W] of one video, drawn from their posterior and normalised; fp32."""
+    return drawn_latents(autoencoder.encode(video_CFHW), generator, normalisation)
 
 
-def drawn_latents(posterior: Posterior, generator: torch.Generator, scale: float) -> Tensor:
-    """Latents [T, C, H, W] drawn from their posterior, times `scale`; fp32."""
-    return posterior.sample(generator).permute(1, 0, 2, 3) * scale
+def drawn_latents(posterior: Posterior, generator: torch.Generator, normalisation: Normalisation) -> Tensor:
+    """Latents [T, C, H, W] drawn from their posterior and normalised; fp32."""
+    return normalisation.apply(posterior.sample(generator).permute(1, 0, 2, 3))
 
 
 def condition_latents(
-    autoencoder: VideoAutoencoder, image_C1HW: Tensor, generator: torch.Generator, run: RunConfig, frames: int
+    autoencoder: VideoAutoencoder,
+    image_C1HW: Tensor,
+    generator: torch.Generator,
+    run: RunConfig,
+    normalisation: Normalisation,
+    frames: int,
 ) -> Tensor:
     """Condition latents [T, C, H, W] of an image encoded alone.
 
@@ -38,8 +53,9 @@ def condition_latents(
         autoencoder: encodes.
         image_C1HW: pixels in [-1, 1].
         generator: of the posterior's draw.
-        run: says how they are scaled and which frames hold them.
+        run: says which frames hold them.
+        normalisation: `image_normalisation` of the run.
         frames: latent frames that the network sees.
     """
-    image_1CHW = scaled_latents(autoencoder, image_C1HW, generator, image_latent_scale(run))
+    image_1CHW = normalised_latents(autoencoder, image_C1HW, generator, normalisation)
     return image_condition(image_1CHW, frames, all_frames=run.objective.image_latent_frames == "all")

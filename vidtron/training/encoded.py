@@ -20,7 +20,7 @@ class EncodedClip:
     """A clip and its caption, encoded."""
 
     posterior: Posterior
-    """Distribution of the unscaled latents."""
+    """Of the autoencoder's own latents, which are not normalised."""
     texts: tuple[EncodedText, ...]
     """The caption, as each text encoder sees it."""
     first_frame_CHW: Tensor | None

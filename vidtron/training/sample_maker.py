@@ -22,9 +22,10 @@ from vidtron.data.decoding.pixels import pixels_CFHW
 from vidtron.diffusion.conditioning import noisy_image
 from vidtron.diffusion.loss import add_offset
 from vidtron.encoders.base import EncodedText, TextEncoder, VideoAutoencoder
+from vidtron.encoders.normalisation import normalisation_of
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.parallel.randomness import sample_generator
-from vidtron.recipe.condition_latents import condition_latents, drawn_latents
+from vidtron.recipe.condition_latents import condition_latents, drawn_latents, image_normalisation
 from vidtron.recipe.null_text import null_texts
 from vidtron.training.encoded import EncodedClip
 from vidtron.training.packing import CLIP, IMAGE, Packing, latents_name, text_name
@@ -82,7 +83,7 @@ class SampleMaker:
         Args:
             config: the run.
             spec_of: what the model's samples of clips of a size consist of.
-            autoencoder: encodes video; its latents are multiplied by the configured scale factor.
+            autoencoder: encodes video; its latents are normalised as it says, or by the configured scale factor.
             text_encoders: encode captions, one for each of the model's texts.
             device: where the tensors are made.
             seed: seed of every draw.
@@ -98,7 +99,8 @@ class SampleMaker:
         self.device = device
         self.seed = seed
         self.config, self.objective = config, config.objective
-        self.scale = config.encoders.scale_factor
+        self.normalisation = normalisation_of(config.encoders, autoencoder)
+        self.image_normalisation = image_normalisation(config, self.normalisation)
         self.text_dropout = config.objective.text_dropout if dropout else 0.0
         self.image_dropout = config.objective.image_dropout if dropout else 0.0
 
@@ -117,7 +119,7 @@ class SampleMaker:
         dropped = bernoulli(self.text_dropout, self.seed, position, "caption_dropout")
         encoded = self._encoded(clip, text_dropped=dropped)
         posterior = sample_generator(self.seed, position, "posterior")
-        latents_TCHW = drawn_latents(encoded.posterior, posterior, self.scale)
+        latents_TCHW = drawn_latents(encoded.posterior, posterior, self.normalisation)
         try:
             out[latents_name(VIDEO)].copy_(pad_latent_frames(latents_TCHW, spec.video_TCHW[0]))
         except (ValueError, RuntimeError) as error:
@@ -139,6 +141,7 @@ class SampleMaker:
                     self._image(pixels_CFHW(encoded.first_frame_CHW[None]), position),
                     posterior,
                     self.config,
+                    self.image_normalisation,
                     spec.video_TCHW[0],
                 )
                 out[IMAGE].copy_(condition_TCHW)

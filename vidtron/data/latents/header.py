@@ -16,6 +16,8 @@ from vidtron.config.foreign_json import parse_json
 HEADER_NAME = "cache.json"
 FORMAT, VERSION = "vidtron-latents", 1
 FLAG = "--latent-cache"
+UNTOLD = {"--posterior": "sample"}
+"""Terms that older caches do not tell, and what they were made with."""
 _LONG, _FEW = 300, 5  # characters of two values that are told whole; items that are told of longer ones
 
 
@@ -106,6 +108,7 @@ def _compare(folder: Path, content: Any, terms: Mapping[str, str]) -> None:
         raise LatentCacheError(
             [f"{FLAG} {folder}: {HEADER_NAME} does not say what it was made with; accepted: a new folder"]
         )
+    made_with = {name: value for name, value in UNTOLD.items() if name in terms} | made_with
     errors = [
         f"{FLAG} {folder}: was made with another {name}: {_difference(made_with.get(name), terms.get(name))}; "
         "accepted: the same, or another folder"

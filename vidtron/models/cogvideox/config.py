@@ -142,6 +142,7 @@ PRESETS = {
             _TINY,
             {
                 "data": {"num_frames": 17, "height": 64, "width": 96, "fps": None},
+                "encoders": {"scale_factor": 1.0},
                 # A network of this size learns clips by heart rather than to denoise them: in nearly all timesteps
                 # little of the clip is left.
                 "objective": {"noise_shift": 100.0},
