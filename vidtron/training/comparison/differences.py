@@ -33,8 +33,8 @@ class Bands:
 
     @property
     def zero(self) -> float:
-        """A gradient that is a smaller part of the whole gradient is rounding by so much that Adam, which divides it by
-        its own size, makes noise of it; the weight is not judged."""
+        """A gradient that is a smaller part of the whole gradient is rounding for so large a part that Adam, which
+        divides it by its own size, makes noise of it; the weight is not judged."""
         return self.gradients * self.floor / self.updates
 
 
@@ -101,7 +101,6 @@ class Comparison:
 
     def _all(self) -> Iterator[Difference]:
         order = {key: place for place, key in enumerate(self.reference.order)}
-        self._start = {name.key: name for name in self.reference.entries if name == Name(0, "weights", name.key)}
         names = {*self.reference.entries, *self.run.entries}
         steps = max(len(self.reference.steps), len(self.run.steps))
         for step in range(steps + 1):
@@ -145,9 +144,9 @@ class Comparison:
     def _weight(self, name: Name) -> Difference:
         if name.step == 0:
             return self._tensor(name, 0.0)
-        if name.key in self.not_judged or name.key not in self._start:
-            return Difference(name, 0.0, self.bands.updates, remark="not judged")
-        return self._tensor(name, self.bands.updates, start=self._start[name.key])
+        if name.key in self.not_judged:
+            return Difference(name, 0.0, self.bands.updates)
+        return self._tensor(name, self.bands.updates, start=Name(0, "weights", name.key))
 
     def _tensor(self, name: Name, accepted: float, *, least: float = 0.0, start: Name | None = None) -> Difference:
         """How far a tensor is from the reference's, over the norm of that, or of its way from `start`, or `least`."""

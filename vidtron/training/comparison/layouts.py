@@ -10,7 +10,9 @@ from vidtron.config.run import RunConfig
 
 SIZES = ("TP", "PP", "VPP", "CP", "DP")
 EXCHANGES: dict[str, CpCommType] = {"A2A": "a2a", "ALL_GATHER": "all_gather"}
-ACCEPTED = "parts joined by +, each at most once: TPn, SP, PPn, VPPn, CPn, DPn with n from 1, and a2a or all_gather beside CPn"
+ACCEPTED = (
+    "parts joined by +, each once at most: TPn, SP, PPn, VPPn, CPn, DPn with n from 1; a2a or all_gather beside CPn"
+)
 MOST_RANKS = 4096
 
 
