@@ -9,6 +9,7 @@ Takes all flags of pretrain_video.py, best those of the run in question, and of 
                            schedule); CPn: context parallel, with a2a or all_gather the exchange; DPn: data parallel
     --reference L          what each is held against (default: DP1, one rank)
     --steps N              optimizer steps (default: 3)
+    --tolerance F          accept F times as much as is accepted by default (default: 1)
     --no-hidden-states     leave the outputs of the layers out: less to write
     --keep FOLDER          leave configurations, logs and recordings there
 It starts the ranks itself, with torchrun, one layout after another; on a machine with GPUs each rank has one.
@@ -62,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--layouts", nargs="+", default=[])
     parser.add_argument("--reference", default=ONE_RANK)
     parser.add_argument("--steps", type=number_in(int, Range(1, 1000)), default=3)
+    parser.add_argument("--tolerance", type=number_in(float, Range(0, 1000, above=True)), default=1.0)
     parser.add_argument("--no-hidden-states", action="store_true")
     parser.add_argument("--keep", type=path_name)
     parser.add_argument("--record", type=path_name)  # what this program starts itself under torchrun
@@ -104,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
     refuse(errors, world)
     if left_out:
         print(f"left out: {', '.join(left_out)}")
+    bands = report.bands_of(bf16=config.precision.bf16, factor=own.tolerance)
     command = [__file__, "--steps", str(own.steps), *(["--no-hidden-states"] if own.no_hidden_states else [])]
     command += ["--plugin", *plugins] if plugins else []
     with workplace(own.keep) as folder:
@@ -121,10 +124,10 @@ def main(argv: Sequence[str]) -> int:
                 continue
             print(f"{name}: {own.steps} steps on {layout.ranks} ranks, {time.monotonic() - start:.0f} s", flush=True)
             if name != own.reference:
-                rows.append(report.compared(layout, folder / own.reference, place, bf16=config.precision.bf16))
+                rows.append(report.compared(layout, folder / own.reference, place, bands))
                 if own.keep is None:
                     shutil.rmtree(place)
-        print("\n".join(report.page(layouts[own.reference], rows, bf16=config.precision.bf16)))
+        print("\n".join(report.page(layouts[own.reference], rows, bands)))
     return 0 if rows and all(row.is_accepted for row in rows) else 1
 
 

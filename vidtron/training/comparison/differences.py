@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Bands:
         divides it by its own size, makes noise of it; the weight is not judged."""
         return self.gradients * self.floor / self.updates
 
+    def times(self, factor: float) -> "Bands":
+        """Wider or narrower ones."""
+        names = ("states", "loss", "gradients", "norm", "updates")
+        return replace(self, **{name: factor * getattr(self, name) for name in names})
+
 
 FP32 = Bands(
     states=1e-5,
@@ -50,10 +55,10 @@ FP32 = Bands(
 BF16 = Bands(
     states=3e-2,
     loss=1e-2,
-    gradients=1e-1,
-    floor=1e-2,
-    norm=2e-2,
-    updates=3e-1,
+    gradients=5e-2,
+    floor=3e-3,
+    norm=1e-2,
+    updates=5e-1,
     why="bf16 rounds by 4e-3, at other places under each layout; Adam turns the sign of the smallest gradients",
 )
 
@@ -93,7 +98,8 @@ class Comparison:
         for difference in self._all():
             kind = {"states": "hidden states"}.get(difference.name.kind, difference.name.kind)
             known = self.largest[kind]
-            self.largest[kind] = difference.relative if not difference.relative <= known else known
+            if not (math.isnan(known) or difference.relative <= known):
+                self.largest[kind] = difference.relative
             self.tensors += difference.piece is not None
             if not difference.is_accepted:
                 self.beyond += 1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidtron.training.comparison.differences import BF16, FP32, KINDS, Comparison, told
+from vidtron.training.comparison.differences import BF16, FP32, KINDS, Bands, Comparison, told
 from vidtron.training.comparison.layouts import Layout
 from vidtron.training.comparison.recording import Recording
 
@@ -25,15 +25,18 @@ class Row:
         return self.comparison is not None and self.comparison.first is None and self.comparison.tensors > 0
 
 
-def compared(layout: Layout, reference: Path, run: Path, *, bf16: bool) -> Row:
+def bands_of(*, bf16: bool, factor: float = 1.0) -> Bands:
+    """What is accepted."""
+    return (BF16 if bf16 else FP32).times(factor)
+
+
+def compared(layout: Layout, reference: Path, run: Path, bands: Bands) -> Row:
     """The recordings in two folders beside each other."""
-    recordings = (Recording(folder / TENSORS) for folder in (reference, run))
-    return Row(layout, Comparison(*recordings, bands=BF16 if bf16 else FP32))
+    return Row(layout, Comparison(Recording(reference / TENSORS), Recording(run / TENSORS), bands))
 
 
-def page(reference: Layout, rows: list[Row], *, bf16: bool) -> list[str]:
+def page(reference: Layout, rows: list[Row], bands: Bands) -> list[str]:
     """Lines for the terminal: a table, the bands, and the first difference of each layout that has one."""
-    bands = BF16 if bf16 else FP32
     width = max([len("layout"), len("accepted"), *(len(row.layout.name) for row in rows)])
     lines = ["", f"largest relative differences from {reference.name}:"]
     lines.append(f"{'layout':{width}} {'ranks':>5} " + " ".join(f"{kind:>14}" for kind in KINDS))
@@ -51,7 +54,7 @@ def page(reference: Layout, rows: list[Row], *, bf16: bool) -> list[str]:
         lines.append(head + numbers + ("  equal" if row.is_accepted else f"  DIFFERENT {beyond}".rstrip()))
     limits = (bands.states, bands.loss, bands.gradients, bands.norm, bands.updates)
     lines.append(f"{'accepted':{width}} {'':5} " + " ".join(f"{limit:14.1e}" for limit in limits))
-    lines.append(f"bands of {'bf16' if bf16 else 'fp32'}: {bands.why}")
+    lines.append(bands.why)
     lines.append(
         f"gradients below {bands.floor:g} of the whole gradient are measured against that, weights against updates"
     )
