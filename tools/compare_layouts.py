@@ -59,7 +59,9 @@ ONE_RANK = "DP1"
 
 def main(argv: Sequence[str]) -> int:
     """Compare; the exit status. Exits with status 2 where the configuration is refused."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=__doc__)
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, usage="compare_layouts.py --layouts L [L ...] ... (--help)"
+    )
     parser.add_argument("--layouts", nargs="+", default=[])
     parser.add_argument("--reference", default=ONE_RANK)
     parser.add_argument("--steps", type=number_in(int, Range(1, 1000)), default=3)

@@ -113,6 +113,6 @@ def run_layout(layout: Layout, config: RunConfig, folder: Path, command: Sequenc
             raise
     if status:
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        own = [line for line in lines if line.startswith("error: ")]
-        end = "\n".join(f"    {line}" for line in (own or lines[-20:]))
+        own = [line for line in lines if line.startswith(("error: ", "[rank"))]  # the others are torchrun's
+        end = "\n".join(f"    {line}" for line in (own or lines)[-20:])
         raise FailedRunError(f"{layout.name}: ended with status {status}; what it printed last:\n{end}")
