@@ -17,39 +17,13 @@ from vidtron.config import signals, storage
 if __name__ == "__main__":
     signals.listen_for_stop()
 
-from vidtron.config import check as config_check
 from vidtron.config.cli import parse
-from vidtron.config.errors import ConfigurationError, collect_errors, exit_with, refuse
+from vidtron.config.errors import ConfigurationError, exit_with, refuse
 from vidtron.config.run import RunConfig
 from vidtron.config.storage import StorageError
 from vidtron.config.world import World
-from vidtron.models.registry import family_of, preset, preset_names, with_plugins
+from vidtron.models.registry import preset, preset_names, with_plugins
 from vidtron.recipe.choices import choices
-
-
-def errors_of(config: RunConfig, world: World) -> list[str]:
-    """Everything that every room finds wrong with a configuration."""
-    from vidtron import data, encoders, parallel, training
-    from vidtron.recipe.check import check as check_recipe
-
-    family = family_of(config.model)
-
-    def check_encoders(config: RunConfig, world: World) -> list[str]:
-        return encoders.check(config, world, family.geometry(config), family.texts(config))
-
-    def check_data(config: RunConfig, world: World) -> list[str]:
-        return data.check(config, world, training.clip_fit(family, config))
-
-    rooms = (
-        config_check.check,
-        check_recipe,
-        parallel.check,
-        family.check,
-        check_encoders,
-        check_data,
-        training.check,
-    )
-    return collect_errors(rooms, config, world)
 
 
 def configured(argv: Sequence[str]) -> tuple[RunConfig, World]:
@@ -57,6 +31,9 @@ def configured(argv: Sequence[str]) -> tuple[RunConfig, World]:
     with_plugins(argv)
     config = parse(argv, preset, preset_names(), choices=choices())
     world = World.of_launcher()
+
+    from vidtron.training.run_checks import errors_of  # imports torch, which --help need not wait for
+
     refuse(errors_of(config, world), world)
     return config, world
 

@@ -1,56 +1,39 @@
-"""A training step of our network and of diffusers' of the same size, in turns, in one process.
+"""A training step of our network beside another one's, in turns: diffusers' of the same size, or another checkout's.
 
-    OMP_NUM_THREADS=2 python benchmarks/step_time.py
+    OMP_NUM_THREADS=2 python benchmarks/step_time.py [--bf16]
+    OMP_NUM_THREADS=2 python benchmarks/step_time.py [--bf16] --against PATH_OF_OTHER_CHECKOUT
 
-Forward, backward, clipping by norm and AdamW, fp32 or bf16. The two take turns, so that what else the machine does
-hits both alike; the ratio of the medians is the result.
+Forward, backward, clipping by norm and AdamW. The two take turns, so that what else the machine does hits both alike;
+the ratio of the medians is the result. With --bf16 both networks compute in bf16; vidtron also keeps fp32 weights and
+gradients, as it does in training, where diffusers' AdamW steps in bf16.
 """
 
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import torch
-from common import SyntheticBatch, describe_machine, forward_backward, run_config
+from checkout_step import ours, size_arguments, words_of
+from common import SyntheticBatch, describe_machine
 from peers import diffusers_network, diffusers_step_inputs
+from turns import beside_checkout
 
-from vidtron.config.world import World
 from vidtron.diffusion.loss import mean_squared_error
-from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.registry import family_of
-from vidtron.parallel import initialized
-from vidtron.training.assembly import assemble
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--hidden-size", type=int, default=1024)
-    parser.add_argument("--height", type=int, default=656, help="of the clip, 9 frames; sets the number of tokens")
-    parser.add_argument("--width", type=int, default=736)
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--against", type=Path, help="a checkout of vidtron, which takes turns with this one")
+    size_arguments(parser)
     arguments = parser.parse_args()
-    network = CogVideoXConfig(
-        num_layers=arguments.layers,
-        hidden_size=arguments.hidden_size,
-        num_attention_heads=arguments.hidden_size // 64,
-        time_embed_dim=512,
-        text_length=226,
-        text_width=512,
-        position="rotary",
-    )
-    run = run_config(network, frames=9, height=arguments.height, width=arguments.width, bf16=arguments.bf16, lr=1e-4)
-    batch = SyntheticBatch.of(run, samples=1)
-    with initialized(run, World.from_environment()) as groups:
-        model = assemble(family_of(run.model), run, groups)
-        for chunk in model.chunks:
-            chunk.train()
-
-        def our_step() -> None:
-            forward_backward(model, run, batch)
-            model.update(model.gradient_norm())
-
+    if arguments.against is not None:
+        print(beside_checkout(arguments.against, words_of(arguments), arguments.steps))
+        return
+    with ours(arguments) as (run, our_step):
+        batch = SyntheticBatch.of(run, samples=1)
         peer = diffusers_network(run)
         inputs = diffusers_step_inputs(run, batch)
         if arguments.bf16:
@@ -71,6 +54,7 @@ def main() -> None:
                 function()
                 if step:  # the first warms up
                     times[name].append(time.perf_counter() - start)
+    network = run.network
     medians = {name: statistics.median(values) for name, values in times.items()}
     flops = family_of(run.model).flops_per_sample(run)
     print("# Training step beside diffusers\n")

@@ -23,6 +23,7 @@ from vidtron.inference.video_sampler import GuidedConditions, Progress, VideoSam
 from vidtron.models import registry
 from vidtron.parallel import named_generator
 from vidtron.recipe.choices import SAMPLERS
+from vidtron.recipe.condition_latents import normalised_latents
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 """Of references that are videos; others are images."""

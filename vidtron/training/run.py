@@ -27,6 +27,7 @@ from vidtron.training.batch_size import global_batch_size
 from vidtron.training.data_summary import summarize
 from vidtron.training.forward_step import ForwardStep
 from vidtron.training.logging import Logger
+from vidtron.training.observation import Observer
 from vidtron.training.resume import Progress, Restored, Saver, base_damage, restore
 from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
@@ -34,7 +35,7 @@ from vidtron.training.starting_weights import start_from, weights_at
 from vidtron.training.trainer import Trainer, TrainingResult
 
 
-def run(config: RunConfig, world: World) -> TrainingResult:
+def run(config: RunConfig, world: World, observer: Observer | None = None) -> TrainingResult:
     """Train until the run is done or is asked to stop.
 
     Called on every rank. Whatever it sets up is gone when it returns, so that it can be called again in the same
@@ -43,6 +44,7 @@ def run(config: RunConfig, world: World) -> TrainingResult:
     Args:
         config: has passed every room's check.
         world: as the launcher started this rank.
+        observer: looks on; None: nobody does.
 
     Raises:
         ConfigurationError: data or encoders are not those of the checkpoint.
@@ -56,7 +58,7 @@ def run(config: RunConfig, world: World) -> TrainingResult:
     """
     with StopRequests(config.training, start=time.monotonic()) as requests, initialized(config, world) as groups:
         try:
-            result = _run(config, groups, requests)
+            result = _run(config, groups, requests, observer or Observer())
         except Interrupted as interruption:  # while it was being set up
             if groups.rank == 0:
                 print("leaving before the first step (signal); there is nothing to save", flush=True)
@@ -67,7 +69,7 @@ def run(config: RunConfig, world: World) -> TrainingResult:
     return result
 
 
-def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingResult:
+def _run(config: RunConfig, groups: Groups, requests: StopRequests, observer: Observer) -> TrainingResult:
     requests.before_first_step(groups)
     family = registry.family_of(config.model)
     objective = objective_of(config.objective)
@@ -133,6 +135,7 @@ def _run(config: RunConfig, groups: Groups, requests: StopRequests) -> TrainingR
             ),
             requests=requests,
             progress=progress,
+            observer=observer,
         ).train()
     finally:
         logger.close()

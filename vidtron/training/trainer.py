@@ -23,6 +23,7 @@ from vidtron.training.digest import clips_digest, digest
 from vidtron.training.forward_step import ForwardStep
 from vidtron.training.log_rows import MODEL, EvalRow, Row, TrainRow
 from vidtron.training.logging import Logger
+from vidtron.training.observation import Observer
 from vidtron.training.resume import Progress, Saver
 from vidtron.training.run_data import RunData
 from vidtron.training.signals import Interrupted, StopRequests
@@ -37,7 +38,7 @@ class TrainingResult:
     """Optimizer steps of the run, those before a resumption included."""
     consumed_samples: int
     stopped_by: str
-    """done, signal, duration or interval."""
+    """done, signal, duration, interval or what an observer has said."""
     losses: list[float] = field(default_factory=list)
     """Mean loss of the global batch in each step of this process."""
     gradient_norms: list[float] = field(default_factory=list)
@@ -74,6 +75,7 @@ class Trainer:
         bad_samples: BadSamples,
         requests: StopRequests,
         progress: Progress,
+        observer: Observer,
     ) -> None:
         self.config = config
         self.groups = groups
@@ -85,6 +87,7 @@ class Trainer:
         self.bad_samples = bad_samples
         self.requests = requests
         self.progress = progress
+        self.observer = observer
         self.family = family
         self.costs_of = cache(self._costs)
         self.schedule = PipelineSchedule(groups, model.chunks)
@@ -107,6 +110,7 @@ class Trainer:
         """
         training, result = self.config.training, self.result
         left = training.train_iters - self.progress.iteration
+        self.observer.before_training(self.model, self.groups)
         batches = self.data.training_batches(self.progress.consumed_samples, left, self.bad_samples.rows)
         try:
             result.stopped_by = self._steps(batches)
@@ -163,6 +167,7 @@ class Trainer:
             warn=self.logger.say,
         )
         computed = time.perf_counter()
+        self.observer.after_backward(self.model)
         self.bad_samples.count(step.consumed, outcome.rows, batch.tried)
         learning_rate = self.model.learning_rate
         self.model.update(outcome.gradient_norm)
@@ -172,7 +177,7 @@ class Trainer:
         self.result.losses.append(outcome.loss)
         self.result.gradient_norms.append(outcome.gradient_norm)
         self._log(self._row(batch, outcome, learning_rate, moments))
-        return outcome.stop
+        return outcome.stop or self.observer.after_update(self.model, outcome)
 
     def _attempt(self, batch: StepBatch) -> step_report.StepReport:
         """Forward and backward pass over a global batch; the weights stay."""

@@ -1,0 +1,1 @@
+"""Two runs that differ in their layout alone, held against each other tensor by tensor."""
