@@ -150,7 +150,9 @@ def _mapped(descriptor: int, first: int, length: int) -> mmap.mmap | None:
     """A block of a file in memory without a copy, all of it read; None where the system cannot tell of errors then.
 
     The pages are asked for beforehand, by a call that lets other threads run and returns an error of the disk: left to
-    the first look at them it would end the process.
+    the first look at them it would end the process. So does a file that is cut short in that moment, which no
+    program of ours does to a finished checkpoint; reading in pieces, which knows no such end, costs up to three times
+    as much while another thread builds a model, for it waits for the interpreter after each piece.
     """
     if length < mmap.PAGESIZE:
         return None
