@@ -127,6 +127,12 @@ def preset(name: str) -> Preset:
     return _registry().registration(name).presets[name]
 
 
+def families() -> tuple[Family, ...]:
+    """All known families, each once."""
+    one_of = {_registry().registration(name).family: name for name in preset_names()}
+    return tuple(map(family_of, one_of.values()))
+
+
 def family_of(name: str) -> Family:
     """The family of the preset `name`.
 

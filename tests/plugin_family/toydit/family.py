@@ -19,6 +19,7 @@ from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
+from vidtron.models.lora_targets import LoraTarget
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_sequence
 
@@ -43,21 +44,21 @@ class ToyFamily:
         backend = choose_backend(run.precision, World.from_environment())
         return ToyDiT(config, groups, run, backend, **place)
 
-    def parameter_names(self, run: RunConfig) -> list[str]:
-        weights = [row.ours for row in self.rows(run.network)]
-        return weights + (names.adapters(run.network) if run.adaptation.lora_rank is not None else [])
-
     def rows(self, network: ToyConfig) -> list[Row]:
         return names.rows(network)
 
     def sizes(self, network: ToyConfig) -> dict[str, int]:
         return names.sizes(network)
 
+    @property
+    def lora_targets(self) -> tuple[LoraTarget, ...]:
+        return names.LORA_TARGETS
+
     def check(self, run: RunConfig, world: World) -> list[str]:
         errors = []
         if run.network.num_attention_heads % run.parallel.tensor_model_parallel_size:
             errors.append("--tensor-model-parallel-size: the heads do not divide by it")
-        return [*errors, *freezing.errors(self.parameter_names(run), run.adaptation)]
+        return [*errors, *freezing.check(self, run)]
 
     def geometry(self, run: RunConfig) -> LatentGeometry:
         return GEOMETRY
