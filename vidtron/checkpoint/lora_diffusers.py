@@ -48,7 +48,8 @@ def read_diffusers(path: Path, families: Sequence[Family]) -> tuple[Family, Adap
     alphas: dict[str, float] = {}
     with _opened(file) as opened:
         settings = _peft_settings(opened.metadata() or {}, file)
-        matches = {key: _KEY.fullmatch(key.replace(".default.weight", ".weight")) for key in opened.keys()}  # noqa: SIM118, no mapping
+        keys = list(opened.keys())
+        matches = {key: _KEY.fullmatch(key.replace(".default.weight", ".weight")) for key in keys}
         modules = {key: match and ForeignModule(match[1]) for key, match in matches.items()}
         names, ours = recognized(modules, families, _FORM, file)
         for key, match in matches.items():

@@ -28,7 +28,7 @@ def beside(name: str, adapters: Container[str]) -> list[tuple[Place, dict[str, s
 def misfits(adapters: Mapping[str, Adapter], family: Family, network: Any) -> list[str]:
     """A message for each adapter that the network has no map for, or one of another size."""
     letters = family.sizes(network)
-    wanted = {}
+    wanted: dict[str, tuple[int, int]] = {}
     for row in family.rows(network):
         for place, parts in beside(row.ours, adapters):
             outputs, inputs = row.our_shape(letters)
