@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Family(Protocol):
     """Builds the networks of one kind and answers for them. `size` is that of a clip; None: the run's one size."""
 
+    lora_targets: tuple[LoraTarget, ...]
+    """Which linear maps may have adapters, in the order in which they are listed; empty where none may."""
+
     def build(
         self,
         run: RunConfig,
@@ -47,11 +50,6 @@ class Family(Protocol):
 
     def sizes(self, network: Any) -> dict[str, int]:
         """What the letters in the shapes of `rows` stand for."""
-        ...
-
-    @property
-    def lora_targets(self) -> tuple[LoraTarget, ...]:
-        """Which linear maps may have adapters, in the order in which they are listed; empty where none may."""
         ...
 
     def check(self, run: RunConfig, world: World) -> list[str]:

@@ -19,7 +19,6 @@ from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
-from vidtron.models.lora_targets import LoraTarget
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_sequence
 
@@ -27,6 +26,8 @@ from vidtron.parallel.tokens import padded_sequence
 @dataclass(frozen=True)
 class ToyFamily:
     """Builds the network and answers what vidtron asks of it."""
+
+    lora_targets = names.LORA_TARGETS
 
     def build(self, run: RunConfig, groups: Groups, **place: Any) -> ToyDiT:
         network: ToyConfig = run.network
@@ -49,10 +50,6 @@ class ToyFamily:
 
     def sizes(self, network: ToyConfig) -> dict[str, int]:
         return names.sizes(network)
-
-    @property
-    def lora_targets(self) -> tuple[LoraTarget, ...]:
-        return names.LORA_TARGETS
 
     def check(self, run: RunConfig, world: World) -> list[str]:
         errors = []

@@ -21,7 +21,7 @@ from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
-from vidtron.models.lora_targets import LoraTarget, parameter_names
+from vidtron.models.lora_targets import parameter_names
 from vidtron.models.preset import Preset
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_length, padded_sequence
@@ -33,6 +33,7 @@ class CogVideoXFamily:
 
     name: str = "cogvideox"
     config_class: type[CogVideoXConfig] = CogVideoXConfig
+    lora_targets = TARGETS
 
     @property
     def presets(self) -> dict[str, Preset]:
@@ -135,11 +136,6 @@ class CogVideoXFamily:
     def sizes(self, network: CogVideoXConfig) -> dict[str, int]:
         """What the letters in the shapes of `rows` stand for."""
         return sizes(network)
-
-    @property
-    def lora_targets(self) -> tuple[LoraTarget, ...]:
-        """Which linear maps may have adapters."""
-        return TARGETS
 
     def check(self, run: RunConfig, world: World) -> list[str]:
         """Everything about the network, its clip size and what of it is trained that cannot work."""

@@ -17,7 +17,7 @@ def _target(diffusers: str, ours: str, sat: tuple[str, int] | None = None) -> Lo
     return LoraTarget(flag, ours, () if flag == diffusers else (diffusers,), foreign, by_default=sat is not None)
 
 
-TARGETS = (
+TARGETS: tuple[LoraTarget, ...] = (
     _target("attn1.to_q", "self_attention.lora_qkv.q", ("attention.query_key_value", 0)),
     _target("attn1.to_k", "self_attention.lora_qkv.k", ("attention.query_key_value", 1)),
     _target("attn1.to_v", "self_attention.lora_qkv.v", ("attention.query_key_value", 2)),
