@@ -127,7 +127,7 @@ def test_files_of_another_tool(family, alone, tmp_path, monkeypatch, capsys):
     written = load_file(tmp_path / "file" / "pytorch_lora_weights.safetensors")
     value = mine["decoder.layers.1.mlp.lora_gated_fc1.value"]
     assert torch.equal(written["transformer.blocks.1.mlp.up.lora_B.weight"], value.B)
-    assert {name.split(".")[3] for name in written} == {"k", "up", "v2"}
+    assert {name.split(".")[4] for name in written} == {"k", "up", "v2"}
     found, theirs = read_with_family(tmp_path / "file", format_of(tmp_path / "file"))
     assert found is family
     assert list(theirs) == list(mine)

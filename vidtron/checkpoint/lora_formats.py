@@ -4,6 +4,7 @@ All hold the same halves A and B; they differ in names, which a family of models
 (`formats` does the same for weights.)
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -82,7 +83,7 @@ def read_with_family(
         CheckpointError: it cannot be read, or holds no adapters, unknown ones or halves that do not fit each other,
             or has the names of several families.
     """
-    families = registry.families() if family is None else (family,)
+    families: Sequence[Family] = registry.families() if family is None else (family,)
     readers = {
         "sat": lambda: read_sat(path, families, trust_pickle),
         "diffusers": lambda: read_diffusers(path, families),
