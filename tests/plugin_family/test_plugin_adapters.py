@@ -1,6 +1,5 @@
 """Adapters of a family that vidtron does not know: merged, kept alone, and in files of another tool."""
 
-import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tools import convert_lora
 from vidtron import checkpoint, training
 from vidtron.checkpoint import CheckpointError, latest, read_full_state
 from vidtron.checkpoint.lora_adapters import Adapter, cast, paired
@@ -26,7 +26,7 @@ from vidtron.models.layers.lora import is_adapter
 from vidtron.models.lora_targets import parameter_names
 from vidtron.parallel import initialized
 
-ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
+HERE = Path(__file__).parent
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
 SOME = ["cross.v2", "attn.k", "mlp.up"]
 LORA = ["--lora-rank", "2", "--lora-alpha", "3", "--lora-target-modules", *SOME]
@@ -109,19 +109,15 @@ def alone(family, shards, tmp_path_factory):
     return folder
 
 
-def convert_lora(monkeypatch, *words):
+def convert_adapters(monkeypatch, *words):
     """The program's own main, in this process, where the family is known."""
-    spec = importlib.util.spec_from_file_location("convert_lora", ROOT / "tools" / "convert_lora.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "convert_lora", module)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", ["convert_lora.py", *map(str, words)])
-    module.main()
+    convert_lora.main()
 
 
 def test_files_of_another_tool(family, alone, tmp_path, monkeypatch, capsys):
     words = ["--load-format", "megatron", "--load", alone / "alone", "--save"]
-    convert_lora(monkeypatch, *words, tmp_path / "file", "--save-format", "diffusers")
+    convert_adapters(monkeypatch, *words, tmp_path / "file", "--save-format", "diffusers")
     assert "6 adapters" in capsys.readouterr().out
     mine = read(alone / "alone", "megatron")
     written = load_file(tmp_path / "file" / "pytorch_lora_weights.safetensors")
@@ -133,7 +129,7 @@ def test_files_of_another_tool(family, alone, tmp_path, monkeypatch, capsys):
     assert list(theirs) == list(mine)
     assert all(torch.equal(theirs[name].B, a.B) and theirs[name].alpha == 3 for name, a in mine.items())
     with pytest.raises(SystemExit) as ended:
-        convert_lora(monkeypatch, *words, tmp_path / "sat", "--save-format", "sat")
+        convert_adapters(monkeypatch, *words, tmp_path / "sat", "--save-format", "sat")
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert "--save-format sat: adapters of this family of models have no names in the sat format" in told
