@@ -11,7 +11,6 @@ from typing import Literal
 
 from vidtron.checkpoint import folders
 from vidtron.checkpoint.engine import CheckpointError
-from vidtron.checkpoint.formats import checkpoint_folder
 from vidtron.checkpoint.formats.base import ConversionError
 from vidtron.checkpoint.full_state import read_full_state
 from vidtron.checkpoint.integrity import inspect, refusals
@@ -33,7 +32,7 @@ def format_of(path: Path) -> Format:
     Raises:
         CheckpointError: nothing known.
     """
-    if checkpoint_folder(path) is not None:
+    if folders.is_complete(path) or folders.latest(path) is not None:
         return "megatron"
     if path.suffix == ".safetensors" or next(path.glob("*.safetensors"), None) is not None:
         return "diffusers"
@@ -101,7 +100,7 @@ def read_with_family(
 
 
 def _read_megatron(path: Path, verify: bool) -> tuple[Family, Adapters]:
-    folder = checkpoint_folder(path)
+    folder = path if folders.is_complete(path) else folders.latest(path)
     if folder is None:
         raise CheckpointError(f"{path}: no complete checkpoint; accepted: a run folder or one of its iter_* folders")
     if verify and (errors := refusals([inspect(folder)])):
