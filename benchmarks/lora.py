@@ -14,12 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import SyntheticBatch, describe_machine, forward_backward, run_config
+from common import FAMILY, SyntheticBatch, describe_machine, forward_backward, run_config
 from traffic import SavedTensors
 
 from vidtron.config.world import World
 from vidtron.models.cogvideox.config import CogVideoXConfig
-from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.inputs import ModelInput
 from vidtron.models.registry import family_of
 from vidtron.parallel import Groups, initialized
@@ -31,11 +30,12 @@ NETWORK = CogVideoXConfig(
 )  # fmt: skip
 CLIP = {"frames": 9, "height": 352, "width": 400}
 """226 text tokens and 3 x 22 x 25 of video: 1,876."""
+EVERY_MAP = [target.flag for target in family_of(FAMILY).lora_targets]
 CASES: dict[str, dict[str, Any]] = {
     "all weights": {},
     "adapters on attention": {"lora_rank": 16},
     "the same, dropout 0.1": {"lora_rank": 16, "lora_dropout": 0.1},
-    "adapters on every map": {"lora_rank": 16, "lora_target_modules": [target.flag for target in TARGETS]},
+    "adapters on every map": {"lora_rank": 16, "lora_target_modules": EVERY_MAP},
 }
 
 

@@ -28,13 +28,13 @@ from vidtron.checkpoint import (
 from vidtron.checkpoint.formats.base import DTYPES
 from vidtron.checkpoint.lora_adapters import cast
 from vidtron.checkpoint.lora_diffusers import write_diffusers
-from vidtron.checkpoint.lora_formats import Format, read
+from vidtron.checkpoint.lora_formats import Format, read_with_family
 from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
 from vidtron.config.errors import exit_with
 from vidtron.config.folders import folder_error
 from vidtron.config.program import parse_arguments
 from vidtron.config.ranges import Range, refusals, shown
-from vidtron.models.registry import with_plugins
+from vidtron.models.registry import family_of, preset_names, with_plugins
 
 
 @dataclass
@@ -49,6 +49,8 @@ class Arguments:
     """Folder to write to; for diffusers also a file ending in .safetensors."""
     save_format: Literal["sat", "diffusers"]
     """Format of --save."""
+    model: str | None = None
+    """A preset of the models that the adapters are for, where their names are those of several families."""
     lora_alpha: Annotated[float, Range(0, 1_000_000, above=True)] | None = None
     """Alpha of the adapters, where --load does not tell it right."""
     lora_fold_scale: bool = False
@@ -70,15 +72,18 @@ def main() -> None:
     """Parse, read, write. Exits with status 2 where that is refused."""
     arguments = parse_arguments(Arguments, with_plugins(sys.argv[1:]), __doc__)
     refused = [refusal.message for refusal in refusals(arguments)]
+    if arguments.model is not None and arguments.model not in preset_names():
+        refused.append(f"--model {shown(arguments.model)}: accepted: {', '.join(preset_names())}")
     if refused:
         exit_with(refused, 0)
     problem = folder_error(arguments.save.parent)
     if problem is not None:
         exit_with([f"--save {shown(str(arguments.save))}: {problem}"], 0)
     try:
-        adapters = read(
+        family, adapters = read_with_family(
             arguments.load,
             arguments.load_format,
+            family=None if arguments.model is None else family_of(arguments.model),
             alpha=arguments.lora_alpha,
             trust_pickle=arguments.trust_pickle,
             verify=arguments.verify_checkpoint,
@@ -90,12 +95,12 @@ def main() -> None:
             raise CheckpointError("--base: diffusers has weights and adapters apart; accepted: --save-format sat")
         options = {"fold_scale": arguments.lora_fold_scale, "overwrite": arguments.overwrite}
         if arguments.save_format == "diffusers":
-            file = write_diffusers(adapters, arguments.save, **options)
+            file = write_diffusers(adapters, arguments.save, family, **options)
             told = "load_lora_weights takes it at adapter weight 1.0"
         else:
             file = arguments.save
             if arguments.base is None:
-                alpha = write_sat(adapters, arguments.save, **options)
+                alpha = write_sat(adapters, arguments.save, family, **options)
             else:
                 base = checkpoint_folder(arguments.base)
                 if base is not None and arguments.verify_checkpoint and (errors := damage([inspect(base)])):

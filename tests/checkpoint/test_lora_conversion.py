@@ -18,6 +18,7 @@ from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
 from vidtron.checkpoint.lora_source import open_merged
 from vidtron.checkpoint.verification import our_output
+from vidtron.models.cogvideox.family import FAMILY
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal
 
@@ -215,7 +216,7 @@ def test_adapters_of_another_network(adapted, tmp_path):
     narrow = {name: Adapter(a.A[:, :9], a.B, a.alpha) for name, a in adapters.items()}
     with pytest.raises(CheckpointError, match=r"8 adapters do not fit\n.*for a map of \[64, 9\]"):
         write_sat_with_base(narrow, open_weights(sat("2b")), tmp_path / "out")
-    write_sat(adapters, tmp_path / "alone")
+    write_sat(adapters, tmp_path / "alone", FAMILY)
     with pytest.raises(ConversionError, match="without the weights that they belong to"):
         write_sat_with_base(adapters, open_weights(tmp_path / "alone"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from vidtron.checkpoint.lora_adapters import Adapter, cast
 from vidtron.checkpoint.lora_diffusers import HEADER, write_diffusers
 from vidtron.checkpoint.lora_formats import format_of, read
 from vidtron.checkpoint.lora_sat import write_sat
+from vidtron.models.cogvideox.family import FAMILY
 from vidtron.models.cogvideox.lora_names import TARGETS
 
 SAT = "model.diffusion_model.transformer.layers.0.attention.dense.matrix_"
@@ -27,7 +28,7 @@ def adapters(*, sat_only=True, alpha=1.0, rank=4, layers=12):
         )
         for layer in range(layers)
         for target in TARGETS
-        if target.sat is not None or not sat_only
+        if "sat" in target.foreign or not sat_only
     }
 
 
@@ -42,14 +43,14 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("alpha", [1.0, 3.0])
 def test_round_trips_are_exact(tmp_path, alpha):
     given = adapters(alpha=alpha)
-    assert write_sat(given, tmp_path / "sat") == alpha
+    assert write_sat(given, tmp_path / "sat", FAMILY) == alpha
     once = read(tmp_path / "sat", format_of(tmp_path / "sat"))
-    write_diffusers(once, tmp_path / "diffusers")
+    write_diffusers(once, tmp_path / "diffusers", FAMILY)
     twice = read(tmp_path / "diffusers", format_of(tmp_path / "diffusers"))
     assert_same(given, once)
     assert_same(given, twice)
     every_target = adapters(sat_only=False)
-    assert_same(every_target, read(write_diffusers(every_target, tmp_path / "all.safetensors"), "diffusers"))
+    assert_same(every_target, read(write_diffusers(every_target, tmp_path / "all.safetensors", FAMILY), "diffusers"))
 
 
 def test_folding_keeps_the_map():
@@ -63,9 +64,9 @@ def test_folding_keeps_the_map():
 
 def test_folded_files(tmp_path):
     given = cast(adapters(alpha=2.0), torch.float32)
-    write_diffusers(given, tmp_path, fold_scale=True)
+    write_diffusers(given, tmp_path, FAMILY, fold_scale=True)
     assert {a.scale for a in read(tmp_path, "diffusers").values()} == {1.0}
-    assert write_sat(given, tmp_path / "sat", fold_scale=True) == 1.0
+    assert write_sat(given, tmp_path / "sat", FAMILY, fold_scale=True) == 1.0
     for folded in (read(tmp_path, "diffusers"), read(tmp_path / "sat", "sat")):
         for name, adapter in given.items():
             assert torch.equal(folded[name].scale * folded[name].B, adapter.scale * adapter.B)
@@ -151,7 +152,7 @@ def test_bad_sat_files(tmp_path):
 
 
 def test_sat_folders(tmp_path):
-    write_sat(adapters(), tmp_path)
+    write_sat(adapters(), tmp_path, FAMILY)
     assert_same(read(tmp_path / "1", "sat"), read(tmp_path, "sat"))
     (tmp_path / "1" / "mp_rank_01_model_states.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="2 files mp_rank"):
@@ -163,20 +164,20 @@ def test_sat_cannot_hold_everything(tmp_path):
     del given[OURS]
     given[OURS.replace(".q", ".k")] = Adapter(torch.ones(2, 6), torch.ones(8, 2), 1.0)
     with pytest.raises(CheckpointError, match=r"ff.net.2: SAT has no adapters.*to_q: missing; ranks 2, 4: SAT"):
-        write_sat(given, tmp_path)
+        write_sat(given, tmp_path, FAMILY)
     mixed = adapters(layers=1) | {OURS: Adapter(torch.ones(4, 6), torch.ones(8, 4), 2.0)}
     with pytest.raises(CheckpointError, match="alphas 1, 2: SAT has one for all; accepted: --lora-fold-scale"):
-        write_sat(mixed, tmp_path)
-    assert write_sat(mixed, tmp_path, fold_scale=True) == 1.0
+        write_sat(mixed, tmp_path, FAMILY)
+    assert write_sat(mixed, tmp_path, FAMILY, fold_scale=True) == 1.0
 
 
 def test_existing_files_stay(tmp_path):
-    file = write_diffusers(adapters(), tmp_path)
+    file = write_diffusers(adapters(), tmp_path, FAMILY)
     before = file.read_bytes()
     with pytest.raises(CheckpointError, match="exists; accepted: another path, or --overwrite"):
-        write_diffusers(adapters(rank=2), tmp_path)
+        write_diffusers(adapters(rank=2), tmp_path, FAMILY)
     assert file.read_bytes() == before
-    write_diffusers(adapters(rank=2), tmp_path, overwrite=True)
+    write_diffusers(adapters(rank=2), tmp_path, FAMILY, overwrite=True)
     assert file.read_bytes() != before
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 

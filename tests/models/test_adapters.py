@@ -6,14 +6,15 @@ from tests.training.small import small_run
 from vidtron.config import check as config_check
 from vidtron.config.world import World
 from vidtron.models import freezing
-from vidtron.models.cogvideox import lora_names
-from vidtron.models.cogvideox.family import CogVideoXFamily
+from vidtron.models.cogvideox.family import FAMILY, CogVideoXFamily
+from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.layers.initialization import global_names
+from vidtron.models.lora_targets import chosen, parameter_names, parts_of
 from vidtron.parallel import initialized
 from vidtron.training.assembly import assemble
 
 WORLD = World(size=1, rank=0, local_rank=0, has_cuda=False)
-ALL = [target.flag for target in lora_names.TARGETS]
+ALL = [target.flag for target in TARGETS]
 
 
 def errors_of(**flags) -> list[str]:
@@ -58,7 +59,7 @@ def test_the_checked_names_are_those_of_the_network(flags):
     with initialized(run, WORLD) as groups:
         model = assemble(CogVideoXFamily(), run, groups)
         names = [named.name for named in global_names(model.modules[0])]
-    assert sorted(names) == sorted(CogVideoXFamily().parameter_names(run))
+    assert sorted(names) == sorted(parameter_names(FAMILY, run))
     assert len(names) == len(set(names))
 
 
@@ -95,8 +96,14 @@ def test_what_is_trained():
 
 
 def test_targets_take_both_spellings():
-    assert lora_names.chosen(["attn1.to_q", "ff.net.2"]) == lora_names.chosen(["ff.net.2", "to_q"])
-    assert lora_names.parts_of(lora_names.chosen(["norm2.linear", "to_k"])) == {
+    assert chosen(TARGETS, ["attn1.to_q", "ff.net.2"]) == chosen(TARGETS, ["ff.net.2", "to_q"])
+    assert parts_of(chosen(TARGETS, ["norm2.linear", "to_k"])) == {
         "self_attention.lora_qkv": ["k"],
         "modulation.lora": ["norm2"],
     }
+
+
+def test_targets_that_are_not_given():
+    assert [target.flag for target in chosen(TARGETS, None)] == ["to_q", "to_k", "to_v", "to_out.0"]
+    with pytest.raises(ValueError, match="--lora-rank: models of this family take no adapters"):
+        chosen((), None)

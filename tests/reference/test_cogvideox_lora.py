@@ -17,7 +17,7 @@ from vidtron.checkpoint.lora_sat import sat_state as lora_sat_state
 from vidtron.config.world import World
 from vidtron.inference.replica_network import ReplicaNetwork
 from vidtron.models.cogvideox.checkpoint_names import sat_rows
-from vidtron.models.cogvideox.family import CogVideoXFamily
+from vidtron.models.cogvideox.family import FAMILY, CogVideoXFamily
 from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.inputs import Conditions, TextInput
 from vidtron.models.layers.checkpoint_rules import to_ours
@@ -28,7 +28,7 @@ LORA = DATA / "lora"
 BOUND = 2e-5
 SAT_EPS, DIFFUSERS_EPS = 1e-6, 1e-5
 ALL = [target.flag for target in TARGETS]
-SAT_TARGETS = [target.flag for target in TARGETS if target.sat is not None]
+SAT_TARGETS = [target.flag for target in TARGETS if "sat" in target.foreign]
 LAYOUTS = {
     "one rank": (1, {}),
     "TP2+SP": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
@@ -96,12 +96,12 @@ def test_sats_adapters_give_sats_output(pool, sat_file, layout):
 
 def test_names_are_upstreams(sat_file, tmp_path):
     adapters = read(sat_file, "sat")
-    exported = load_file(write_diffusers(adapters, tmp_path))
+    exported = load_file(write_diffusers(adapters, tmp_path, FAMILY))
     upstreams = load_file(LORA / "2b_pytorch_lora_weights.safetensors")
     assert exported.keys() == upstreams.keys()
     assert all(torch.equal(exported[key], upstreams[key]) for key in upstreams)
     keys = json.loads((LORA / "2b_keys.json").read_text())["all_keys"]
-    assert set(lora_sat_state(adapters)) == {key for key in keys if ".matrix_" in key}
+    assert set(lora_sat_state(adapters, FAMILY)) == {key for key in keys if ".matrix_" in key}
 
 
 @pytest.mark.parametrize("targets", [SAT_TARGETS, ALL, ["to_k", "norm2.linear"]], ids=["attention", "all", "some"])
@@ -137,7 +137,7 @@ def test_diffusers_gives_our_output(pool, tmp_path, targets, fold):
     inputs = torch.load(LORA / "2b.pt", weights_only=True)
     adapters = random_adapters(targets)
     ours = pool.run(output, 1, inputs, adapters, targets, {}, False, DIFFUSERS_EPS)[0]
-    write_diffusers(adapters, tmp_path, fold_scale=fold)
+    write_diffusers(adapters, tmp_path, FAMILY, fold_scale=fold)
     assert (in_diffusers(tmp_path, inputs) - ours).abs().max() < BOUND
     blind = (in_diffusers(tmp_path, inputs, ignore_header=True) - ours).abs().max()
     assert blind < BOUND if fold else blind > 0.1
@@ -146,7 +146,7 @@ def test_diffusers_gives_our_output(pool, tmp_path, targets, fold):
 def test_sats_adapters_in_diffusers(sat_file, tmp_path):
     """1 / rank arrives: the remaining difference is that of the two networks' last norms."""
     inputs = torch.load(LORA / "2b.pt", weights_only=True)
-    write_diffusers(read(sat_file, "sat"), tmp_path)
+    write_diffusers(read(sat_file, "sat"), tmp_path, FAMILY)
     assert (in_diffusers(tmp_path, inputs) - inputs["out_sat"]).abs().max() < BOUND
 
 
@@ -155,9 +155,9 @@ def test_different_ranks_in_diffusers(tmp_path):
     adapters = random_adapters(SAT_TARGETS, ranks={(1, "to_k"): 5, (0, "to_out.0"): 2})
     name = "decoder.layers.0.self_attention.lora_qkv.v"
     adapters[name] = dataclasses.replace(adapters[name], alpha=1.5)
-    file = write_diffusers(adapters, tmp_path / "patterns.safetensors")
+    file = write_diffusers(adapters, tmp_path / "patterns.safetensors", FAMILY)
     assert {n: a.alpha for n, a in read(file, "diffusers").items()} == {n: a.alpha for n, a in adapters.items()}
-    expected = in_diffusers(write_diffusers(adapters, tmp_path / "folded", fold_scale=True).parent, inputs)
+    expected = in_diffusers(write_diffusers(adapters, tmp_path / "folded", FAMILY, fold_scale=True).parent, inputs)
     assert (in_diffusers(file, inputs) - expected).abs().max() < BOUND
 
 

@@ -1,19 +1,19 @@
 """Adapters (LoRA) of a whole network in memory, and what their file formats share."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidtron.checkpoint.errors import CheckpointError
+from vidtron.checkpoint.lora_names import split
+from vidtron.config.lora import AdaptationConfig
 from vidtron.config.storage import whole_file, writing
-from vidtron.models.cogvideox.lora_names import TARGETS
-
-BY_OURS = {target.ours: target for target in TARGETS}
-_OURS = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+from vidtron.models.family import Family
+from vidtron.models.lora_targets import adapter_names
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Adapter:
 
 
 Adapters = dict[str, Adapter]
-"""`decoder.layers.I.` and a `Target.ours` -> the adapter there."""
+"""`decoder.layers.I.` and a `LoraTarget.ours` -> the adapter there."""
 
 
 def cast(adapters: Adapters, dtype: torch.dtype) -> Adapters:
@@ -51,18 +51,29 @@ def cast(adapters: Adapters, dtype: torch.dtype) -> Adapters:
     return {name: replace(a, A=a.A.to(dtype), B=a.B.to(dtype)) for name, a in adapters.items()}
 
 
-def paired(halves: Mapping[tuple[str, str], Tensor], alpha_of: Callable[[str, int], float], path: Path) -> Adapters:
+def paired(
+    halves: Mapping[tuple[str, str], Tensor], alpha_of: Callable[[str, int], float], path: Path, family: Family
+) -> Adapters:
     """Adapters from their halves.
 
     Args:
         halves: (our name, "A" or "B") -> tensor.
         alpha_of: (our name, rank) -> alpha.
         path: named in errors.
+        family: of the network; its targets give the order within a layer.
 
     Raises:
-        CheckpointError: a half is missing, or two do not fit each other.
+        CheckpointError: a half is missing, or two do not fit each other, or the family has no such adapters.
     """
-    names = sorted({name for name, _ in halves}, key=_place)
+    order = {target.ours: number for number, target in enumerate(family.lora_targets)}
+    places = {name: split(name) for name, _ in halves}
+    unknown = [name for name, (_, ours) in places.items() if ours not in order]
+    if unknown:
+        raise CheckpointError(
+            f"{path}: {len(unknown)} adapters that this family of models has not: {', '.join(unknown)}; accepted: "
+            f"{', '.join(order) or 'none'} of a layer"
+        )
+    names = sorted(places, key=lambda name: (places[name][0], order[places[name][1]]))
     lonely = [f"{name}.{half}" for name in names for half in "AB" if (name, half) not in halves]
     if lonely:
         raise CheckpointError(f"{path}: incomplete adapters; missing: {', '.join(lonely)}")
@@ -78,36 +89,21 @@ def paired(halves: Mapping[tuple[str, str], Tensor], alpha_of: Callable[[str, in
     return adapters
 
 
-def refuse_unknown(unknown: list[str], path: Path) -> None:
-    if unknown:
-        listed = ", ".join(target.diffusers for target in TARGETS)
-        raise CheckpointError(
-            f"{path}: {len(unknown)} tensors that are no adapters of this network: {', '.join(unknown)}; accepted: "
-            f"LoRA pairs on {listed}"
-        )
+def flags_of(adapters: Mapping[str, Adapter], family: Family, network: Any) -> AdaptationConfig | None:
+    """The flags of a network that has these adapters; None if its layers differ in them.
 
-
-def split(name: str) -> tuple[int, str]:
-    """Our name of an adapter -> its layer and its `Target.ours`.
-
-    Raises:
-        CheckpointError: there is no such adapter.
+    Args:
+        adapters: of the whole network.
+        family: of the network.
+        network: its configuration.
     """
-    match = _OURS.fullmatch(name)
-    if match is None or match[2] not in BY_OURS:
-        raise CheckpointError(f"{name}: no name of an adapter")
-    return int(match[1]), match[2]
-
-
-def _place(name: str) -> tuple[int, int]:
-    layer, ours = split(name)
-    return layer, list(BY_OURS).index(ours)
-
-
-def diffusers_module(name: str) -> str:
-    """Our name of an adapter -> the module in diffusers' network."""
-    layer, ours = split(name)
-    return f"transformer_blocks.{layer}.{BY_OURS[ours].diffusers}"
+    kinds = {(a.rank, a.alpha) for a in adapters.values()}
+    present = {split(name)[1] for name in adapters}
+    targets = [target for target in family.lora_targets if target.ours in present]
+    if len(kinds) != 1 or set(adapter_names(family.rows(network), targets)) != set(adapters):
+        return None
+    ((rank, alpha),) = kinds
+    return AdaptationConfig(lora_rank=rank, lora_alpha=alpha, lora_target_modules=[target.flag for target in targets])
 
 
 def write_file(file: Path, overwrite: bool, write: Callable[[Path], object]) -> None:

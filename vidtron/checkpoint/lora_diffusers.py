@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,47 +19,57 @@ from torch import Tensor
 
 from vidtron.checkpoint.errors import CheckpointError
 from vidtron.checkpoint.formats.base import first_line
-from vidtron.checkpoint.lora_adapters import Adapters, diffusers_module, paired, refuse_unknown, write_file
-from vidtron.models.cogvideox.lora_names import TARGETS
+from vidtron.checkpoint.lora_adapters import Adapters, paired, write_file
+from vidtron.checkpoint.lora_names import ForeignNames, names_in, recognized
+from vidtron.models.family import Family
+from vidtron.models.lora_targets import ForeignModule
 
 FILE = "pytorch_lora_weights.safetensors"
 HEADER = "lora_adapter_metadata"
 
-_KEY = re.compile(r"(?:transformer\.)?transformer_blocks\.(\d+)\.(.+)\.(lora_A|lora_B|alpha)(?:\.weight)?")
-_BY_MODULE = {target.diffusers: target for target in TARGETS}
+_FORM = "diffusers"
+_PART = "transformer."
+"""The pipeline's part that a tensor's name may begin with."""
+_KEY = re.compile(rf"(?:{re.escape(_PART)})?(.+)\.(lora_A|lora_B|alpha)(?:\.weight)?")
 
 
-def read_diffusers(path: Path) -> Adapters:
-    """The adapters in a safetensors file, or in a folder with one. Raises CheckpointError."""
+def read_diffusers(path: Path, families: Sequence[Family]) -> tuple[Family, Adapters]:
+    """The adapters in a safetensors file, or in a folder with one.
+
+    Args:
+        path: of the file or folder.
+        families: that they may be of.
+
+    Raises:
+        CheckpointError: it cannot be read, or its tensors are no adapters of these families.
+    """
     file = _file_in(path)
     halves: dict[tuple[str, str], Tensor] = {}
     alphas: dict[str, float] = {}
-    unknown = []
     with _opened(file) as opened:
         settings = _peft_settings(opened.metadata() or {}, file)
-        for key in opened.keys():  # noqa: SIM118, no mapping
-            match = _KEY.fullmatch(key.replace(".default.weight", ".weight"))
-            if match is None or match[2] not in _BY_MODULE:
-                unknown.append(key)
-                continue
-            name = f"decoder.layers.{match[1]}.{_BY_MODULE[match[2]].ours}"
-            if match[3] == "alpha":
-                alphas[name] = float(opened.get_tensor(key))
+        keys = list(opened.keys())
+        matches = {key: _KEY.fullmatch(key.replace(".default.weight", ".weight")) for key in keys}
+        modules = {key: match and ForeignModule(match[1]) for key, match in matches.items()}
+        names, ours = recognized(modules, families, _FORM, file)
+        for key, match in matches.items():
+            assert match is not None
+            if match[2] == "alpha":
+                alphas[ours[key]] = float(opened.get_tensor(key))
             else:
-                halves[name, match[3][-1]] = opened.get_tensor(key)
-    refuse_unknown(unknown, file)
+                halves[ours[key], match[2][-1]] = opened.get_tensor(key)
 
     def alpha_of(name: str, rank: int) -> float:
         if name in alphas:
             return alphas[name]
-        module = diffusers_module(name)
+        module = _module(name, names)
         patterns: dict[str, float] = settings.get("alpha_pattern") or {}
         found = next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), None)
         alpha = float(settings.get("lora_alpha", rank) if found is None else found)
         return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha
 
     try:
-        return paired(halves, alpha_of, file)
+        return names.family, paired(halves, alpha_of, file, names.family)
     except (TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
         raise CheckpointError(
             f"{file}: its header {HEADER} tells no alpha: {first_line(error)}; accepted: PEFT's LoraConfig"
@@ -75,6 +85,12 @@ def _opened(file: Path) -> Iterator[Any]:
         raise
     except (SafetensorError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
         raise CheckpointError(f"{file}: cannot be read, it is truncated or damaged: {first_line(error)}") from error
+
+
+def _module(name: str, names: ForeignNames) -> str:
+    theirs = names.theirs(name)
+    assert theirs is not None
+    return theirs.name
 
 
 def _file_in(path: Path) -> Path:
@@ -96,42 +112,52 @@ def _peft_settings(header: Mapping[str, str], file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: its header {HEADER} is not JSON: {first_line(error)}") from error
     if not isinstance(given, dict):
         raise CheckpointError(f"{file}: its header {HEADER} is no object; accepted: PEFT's LoraConfig")
-    settings = {key.removeprefix("transformer."): value for key, value in given.items()}
+    settings = {key.removeprefix(_PART): value for key, value in given.items()}
     for key in ("use_dora", "lora_bias", "fan_in_fan_out"):
         if settings.get(key):
             raise CheckpointError(f"{file}: its header {HEADER} says {key}; accepted: plain LoRA")
     return settings
 
 
-def write_diffusers(adapters: Adapters, path: Path, *, fold_scale: bool = False, overwrite: bool = False) -> Path:
+def write_diffusers(
+    adapters: Adapters, path: Path, family: Family, *, fold_scale: bool = False, overwrite: bool = False
+) -> Path:
     """Write what `load_lora_weights` loads right at adapter weight 1.0; returns the file.
 
     Args:
         adapters: to be written.
         path: a folder, or a file ending in `.safetensors`.
+        family: of the network.
         fold_scale: multiply B by alpha / rank and say that alpha is the rank, for loaders that take the rank for it
             without looking.
         overwrite: replace an existing file.
 
     Raises:
-        CheckpointError: the file exists.
+        CheckpointError: the file exists, or the family has no names for these adapters in diffusers.
     """
+    names = names_in(family, _FORM, f"--save-format {_FORM}")
+    nameless = [name for name in adapters if names.theirs(name) is None]
+    if nameless:
+        raise CheckpointError(
+            f"--save-format {_FORM}: {len(nameless)} adapters have no name there: "
+            f"{', '.join(map(names.told, nameless))}; accepted: {', '.join(names.flags)}"
+        )
     file = path if path.suffix == ".safetensors" else path / FILE
     if fold_scale:
         adapters = {name: a.with_alpha(float(a.rank)) for name, a in adapters.items()}
     tensors = {
-        f"transformer.{diffusers_module(name)}.lora_{half}.weight": tensor.contiguous()
+        f"{_PART}{_module(name, names)}.lora_{half}.weight": tensor.contiguous()
         for name, a in adapters.items()
         for half, tensor in (("A", a.A), ("B", a.B))
     }
-    header = {"format": "pt", HEADER: json.dumps(_peft_header(adapters), indent=2, sort_keys=True)}
+    header = {"format": "pt", HEADER: json.dumps(_peft_header(adapters, names), indent=2, sort_keys=True)}
     write_file(file, overwrite, lambda part: save_file(tensors, part, metadata=header))
     return file
 
 
-def _peft_header(adapters: Adapters) -> dict[str, Any]:
+def _peft_header(adapters: Adapters, names: ForeignNames) -> dict[str, Any]:
     """PEFT's LoraConfig of the adapters: the commonest rank and alpha, and patterns for the others."""
-    modules = {diffusers_module(name): a for name, a in adapters.items()}
+    modules = {_module(name, names): a for name, a in adapters.items()}
     rank = Counter(a.rank for a in adapters.values()).most_common(1)[0][0]
     alpha = Counter(a.alpha for a in adapters.values()).most_common(1)[0][0]
     settings = {
@@ -146,7 +172,7 @@ def _peft_header(adapters: Adapters) -> dict[str, Any]:
         "use_rslora": False,
         "lora_bias": False,
     }
-    return {f"transformer.{key}": value for key, value in settings.items()}
+    return {f"{_PART}{key}": value for key, value in settings.items()}
 
 
 def _whole(number: float) -> int | float:

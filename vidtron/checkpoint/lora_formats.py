@@ -1,8 +1,10 @@
-"""Reading adapters (LoRA) from the files of SAT, of diffusers and PEFT, and of this trainer.
+"""Adapters (LoRA) in the files of SAT, of diffusers and PEFT, and of this trainer: told apart, and read.
 
-All hold the same halves A and B; they differ in names and in where alpha stands.
+All hold the same halves A and B; they differ in names, which a family of models states, and in where alpha stands.
+(`formats` does the same for weights.)
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,7 @@ from vidtron.checkpoint.lora_sat import read_sat
 from vidtron.config import cli
 from vidtron.config.errors import ConfigurationError
 from vidtron.models import registry
+from vidtron.models.family import Family
 from vidtron.models.layers.lora import is_adapter
 
 Format = Literal["sat", "diffusers", "megatron"]
@@ -42,36 +45,61 @@ def format_of(path: Path) -> Format:
 
 
 def read(
-    path: Path, form: Format, *, alpha: float | None = None, trust_pickle: bool = False, verify: bool = True
+    path: Path,
+    form: Format,
+    *,
+    family: Family | None = None,
+    alpha: float | None = None,
+    trust_pickle: bool = False,
+    verify: bool = True,
 ) -> Adapters:
-    """The adapters in a file or folder.
+    """The adapters in a file or folder: `read_with_family`, without the family."""
+    options = {"alpha": alpha, "trust_pickle": trust_pickle, "verify": verify}
+    return read_with_family(path, form, family=family, **options)[1]  # type: ignore[arg-type]
+
+
+def read_with_family(
+    path: Path,
+    form: Format,
+    *,
+    family: Family | None = None,
+    alpha: float | None = None,
+    trust_pickle: bool = False,
+    verify: bool = True,
+) -> tuple[Family, Adapters]:
+    """The adapters in a file or folder, and of which family of models they are.
 
     Args:
         path: SAT: a folder with `latest`, one of its tags, or a `.pt` file; diffusers: a safetensors file or a folder
             with one; megatron: a run folder or an `iter_*` folder.
         form: which of them it is.
+        family: that they are of; unset: the known one whose names they have. A run tells its own.
         alpha: instead of what the file says.
         trust_pickle: SAT: run whatever code the file names.
         verify: megatron: compare the checkpoint's files with their checksums.
 
     Raises:
-        CheckpointError: it cannot be read, or holds no adapters, unknown ones or halves that do not fit each other.
+        CheckpointError: it cannot be read, or holds no adapters, unknown ones or halves that do not fit each other,
+            or has the names of several families.
     """
+    families: Sequence[Family] = registry.families() if family is None else (family,)
     readers = {
-        "sat": lambda: read_sat(path, trust_pickle),
-        "diffusers": lambda: read_diffusers(path),
+        "sat": lambda: read_sat(path, families, trust_pickle),
+        "diffusers": lambda: read_diffusers(path, families),
         "megatron": lambda: _read_megatron(path, verify),
     }
     try:
-        adapters = readers[form]()
+        found, adapters = readers[form]()
     except ConversionError as error:
         raise CheckpointError(str(error)) from error
     if not adapters:
         raise CheckpointError(f"{path}: no adapters in it; accepted: LoRA files in the {form} format")
-    return adapters if alpha is None else {name: replace(a, alpha=alpha) for name, a in adapters.items()}
+    if alpha is not None:
+        adapters = {name: replace(a, alpha=alpha) for name, a in adapters.items()}
+    return found, adapters
 
 
-def _read_megatron(path: Path, verify: bool) -> Adapters:
+def _read_megatron(path: Path, verify: bool) -> tuple[Family, Adapters]:
     folder = path if folders.is_complete(path) else folders.latest(path)
     if folder is None:
         raise CheckpointError(f"{path}: no complete checkpoint; accepted: a run folder or one of its iter_* folders")
@@ -83,4 +111,5 @@ def _read_megatron(path: Path, verify: bool) -> Adapters:
         raise CheckpointError(f"{folder / folders.CONFIG_FILE}: {error}") from error
     stored = read_full_state(folder, part=is_adapter)
     halves = {tuple(key.rsplit(".", 1)): tensor for key, tensor in stored.items()}
-    return paired(halves, lambda name, rank: run.adaptation.lora_scale * rank, folder)  # type: ignore[arg-type]
+    family = registry.family_of(run.model)
+    return family, paired(halves, lambda name, rank: run.adaptation.lora_scale * rank, folder, family)  # type: ignore[arg-type]

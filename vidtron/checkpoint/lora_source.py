@@ -20,6 +20,7 @@ from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_merge import beside, merged, misfits
 from vidtron.checkpoint.summary import summarized
 from vidtron.config.run import RunConfig
+from vidtron.models import registry
 from vidtron.models.layers.checkpoint_rules import Row
 
 LoraMode = Literal["merge", "drop"]
@@ -50,7 +51,7 @@ class MergedSource(WeightSource):
 
     def adapted(self, ours: str) -> bool:
         """Whether adapters are merged into our tensor."""
-        return bool(beside(ours, self.adapters)[1])
+        return bool(beside(ours, self.adapters))
 
     def dtype(self, ours: str) -> torch.dtype:
         own = self.weights.dtype(ours)
@@ -198,10 +199,12 @@ def _run(folder: Path) -> RunConfig:
 
 
 def _merged(source: WeightSource, alpha: float | None, dtype: str | None, trust_pickle: bool) -> MergedSource:
+    family = registry.family_of(source.model)
     shapes: Mapping[str, Adapter]
     adapters: Mapping[str, Adapter]
     if isinstance(source, SatSource):
-        shapes = adapters = read(source.files.files[0], "sat", alpha=alpha, trust_pickle=trust_pickle)
+        file = source.files.files[0]
+        shapes = adapters = read(file, "sat", family=family, alpha=alpha, trust_pickle=trust_pickle)
     else:
         assert isinstance(source, MegatronSource)
         scale = 1.0 if alpha is not None else _run(source.folder).adaptation.lora_scale
@@ -209,9 +212,9 @@ def _merged(source: WeightSource, alpha: float | None, dtype: str | None, trust_
             (name.rpartition(".")[0], name[-1]): torch.empty(shape, device="meta")
             for name, shape in source.adapter_shapes.items()
         }
-        announced = paired(halves, lambda name, rank: scale * rank if alpha is None else alpha, source.folder)
+        announced = paired(halves, lambda name, rank: scale * rank if alpha is None else alpha, source.folder, family)
         shapes, adapters = announced, _StoredAdapters(announced, source.read)
-    problems = misfits(shapes, source.network)
+    problems = misfits(shapes, family, source.network)
     refuse(source.path, len(problems), summarized(problems), f" the network ({source.model})")
     kinds = sorted({(a.rank, a.alpha) for a in shapes.values()})
     told = ", ".join(f"rank {rank}, alpha {alpha:g}" for rank, alpha in kinds)

@@ -16,19 +16,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vidtron.checkpoint.formats.base import ConversionError, WeightSource
-from vidtron.checkpoint.lora_adapters import Adapter
+from vidtron.checkpoint.lora_adapters import Adapter, flags_of
 from vidtron.checkpoint.lora_source import MergedSource
 from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.config.lora import AdaptationConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
+from vidtron.models import registry
 from vidtron.models.cogvideox.checkpoint_names import POSITIONS, diffusers_rows, our_rows
 from vidtron.models.cogvideox.checkpoint_tables import SampleSize
 from vidtron.models.cogvideox.config import TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.cogvideox.family import CogVideoXFamily
 from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, to_diffusers
-from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.cogvideox.model import OFS_VALUE
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal
@@ -143,7 +143,7 @@ def _compare_bits(
 def _compare_merging(source: MergedSource, inputs: ModelInput, merged: Tensor, result: Verification) -> None:
     """Run the network with the adapters beside its weights."""
     name = "vidtron's network, adapters merged and beside the weights"
-    adaptation = _adaptation(source.adapters, source.network.num_layers)
+    adaptation = flags_of(source.adapters, registry.family_of(source.model), source.network)
     if adaptation is None:
         result.lines.append(f"{name}: not run, the adapters differ from layer to layer")
         return
@@ -151,17 +151,6 @@ def _compare_merging(source: MergedSource, inputs: ModelInput, merged: Tensor, r
     eps = source.network.final_norm_eps
     apart = our_output(source.weights, inputs, eps, (source.adapters, adaptation))
     result.compare(f"{name}{' (rounded)' if rounded else ''}", merged, apart, may_differ=rounded)
-
-
-def _adaptation(adapters: Mapping[str, Adapter], layers: int) -> AdaptationConfig | None:
-    """The flags of a network with these adapters; None if its layers differ in them."""
-    kinds = {(a.rank, a.alpha) for a in adapters.values()}
-    targets = [target for target in TARGETS if f"decoder.layers.0.{target.ours}" in adapters]
-    everywhere = {f"decoder.layers.{layer}.{target.ours}" for layer in range(layers) for target in targets}
-    if len(kinds) != 1 or everywhere != set(adapters):
-        return None
-    ((rank, alpha),) = kinds
-    return AdaptationConfig(lora_rank=rank, lora_alpha=alpha, lora_target_modules=[target.flag for target in targets])
 
 
 def small_input(network: CogVideoXConfig) -> ModelInput:

@@ -17,8 +17,8 @@ class AdaptationConfig:
     """An adapter's product is multiplied by alpha / rank; unset: the rank. SAT's configurations use 1."""
     lora_dropout: Annotated[float, Range(0, 1, below=True)] = 0.0
     """Share of an adapter's inputs that is set to zero in training."""
-    lora_target_modules: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
-    """Linear layers that get an adapter, by their names in diffusers' network."""
+    lora_target_modules: list[str] | None = None
+    """Linear layers that get an adapter, by the model's names for them; unset: the model's choice."""
     lora_load: Path | None = None
     """Adapters to start from: a diffusers or SAT LoRA file or folder. A resumed run goes on with its own."""
     save_lora_only: bool = False

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from vidtron.config.world import World
     from vidtron.models.inputs import SampleSpec
     from vidtron.models.layers.checkpoint_rules import Row
+    from vidtron.models.lora_targets import LoraTarget
     from vidtron.parallel import Groups
 
 
 class Family(Protocol):
     """Builds the networks of one kind and answers for them. `size` is that of a clip; None: the run's one size."""
+
+    lora_targets: tuple[LoraTarget, ...]
+    """Which linear maps may have adapters, in the order in which they are listed; empty where none may."""
 
     def build(
         self,
@@ -40,10 +44,6 @@ class Family(Protocol):
         """
         ...
 
-    def parameter_names(self, run: RunConfig) -> list[str]:
-        """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
-        ...
-
     def rows(self, network: Any) -> list[Row]:
         """The whole network's weights with their shapes, adapters left out; `theirs` are our own names."""
         ...
@@ -53,7 +53,8 @@ class Family(Protocol):
         ...
 
     def check(self, run: RunConfig, world: World) -> list[str]:
-        """Everything about the network, its clip size and what of it is trained that cannot work."""
+        """Everything about the network, its clip size and what of it is trained (`freezing.check`) that cannot
+        work."""
         ...
 
     def geometry(self, run: RunConfig) -> LatentGeometry:

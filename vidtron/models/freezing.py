@@ -11,8 +11,20 @@ from torch import nn
 
 from vidtron.config.errors import ConfigurationError
 from vidtron.config.lora import AdaptationConfig
+from vidtron.config.run import RunConfig
+from vidtron.models.family import Family
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
+from vidtron.models.lora_targets import parameter_names
+
+
+def check(family: Family, run: RunConfig) -> list[str]:
+    """What is wrong with a run's flags of adapters and of frozen weights."""
+    try:
+        names = parameter_names(family, run)
+    except ValueError as error:
+        return [str(error)]
+    return errors(names, run.adaptation)
 
 
 def errors(names: Sequence[str], adaptation: AdaptationConfig) -> list[str]:

@@ -116,7 +116,9 @@ def _adapter_errors(config: RunConfig) -> list[str]:
         return [f"--lora-load {path}: does not exist; accepted: a diffusers or SAT LoRA file or folder"]
     try:
         form = lora_formats.format_of(path)
-        adapters = lora_formats.read(path, form, verify=config.checkpoint.verify_checkpoint)
+        adapters = lora_formats.read(
+            path, form, family=registry.family_of(config.model), verify=config.checkpoint.verify_checkpoint
+        )
     except CheckpointError as error:
         return [f"--lora-load {line}" for line in str(error).splitlines()]
     ranks = sorted({adapter.rank for adapter in adapters.values()})

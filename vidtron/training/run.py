@@ -162,7 +162,8 @@ def _load(
     remarks = [*choice.remarks, *([] if weights is None else start_from(weights, config, model, groups))]
     if adaptation.lora_load is not None:
         form = lora_formats.format_of(adaptation.lora_load)
-        adapters = lora_formats.read(adaptation.lora_load, form, verify=config.checkpoint.verify_checkpoint)
+        family, verify = registry.family_of(config.model), config.checkpoint.verify_checkpoint
+        adapters = lora_formats.read(adaptation.lora_load, form, family=family, verify=verify)
         checkpoint.take_adapters(adapters, adaptation.lora_scale, model.modules, groups)
         model.optimizer.reload_model_params()
     return (None if weights is None else weights.path), None, remarks

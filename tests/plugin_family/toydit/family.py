@@ -27,6 +27,8 @@ from vidtron.parallel.tokens import padded_sequence
 class ToyFamily:
     """Builds the network and answers what vidtron asks of it."""
 
+    lora_targets = names.LORA_TARGETS
+
     def build(self, run: RunConfig, groups: Groups, **place: Any) -> ToyDiT:
         network: ToyConfig = run.network
         config = transformer_config(
@@ -43,10 +45,6 @@ class ToyFamily:
         backend = choose_backend(run.precision, World.from_environment())
         return ToyDiT(config, groups, run, backend, **place)
 
-    def parameter_names(self, run: RunConfig) -> list[str]:
-        weights = [row.ours for row in self.rows(run.network)]
-        return weights + (names.adapters(run.network) if run.adaptation.lora_rank is not None else [])
-
     def rows(self, network: ToyConfig) -> list[Row]:
         return names.rows(network)
 
@@ -57,7 +55,7 @@ class ToyFamily:
         errors = []
         if run.network.num_attention_heads % run.parallel.tensor_model_parallel_size:
             errors.append("--tensor-model-parallel-size: the heads do not divide by it")
-        return [*errors, *freezing.errors(self.parameter_names(run), run.adaptation)]
+        return [*errors, *freezing.check(self, run)]
 
     def geometry(self, run: RunConfig) -> LatentGeometry:
         return GEOMETRY

@@ -24,6 +24,7 @@ from vidtron.models.layers.embeddings import ScalarEmbedding, sincos_3d
 from vidtron.models.layers.modulation import TableModulation, shared_vectors
 from vidtron.models.layers.norms import AllHeadsRMSNorm, RMSNorm, mark_sequence_parallel, modulate
 from vidtron.models.layers.specs import Backend, CrossAttentionSpec, modulated_layer_spec
+from vidtron.models.lora_targets import chosen, parts_of
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import gather_sequence
 
@@ -65,7 +66,8 @@ class ToyDiT(TransformerChunk):
             self.proj = nn.Linear(hidden, 2 * GEOMETRY.channels, dtype=dtype)
             mark_sequence_parallel(self.proj, config)
         if run.adaptation.lora_rank is not None:
-            lora.attach(self.decoder.layers, names.LORA_PARTS, run.adaptation, seed=run.training.seed, tp=groups.tp)
+            targets = chosen(names.LORA_TARGETS, run.adaptation.lora_target_modules)
+            lora.attach(self.decoder.layers, parts_of(targets), run.adaptation, seed=run.training.seed, tp=groups.tp)
         self.to(groups.device)
         init.initialize(self, self._init_rule, seed=run.training.seed, tp=groups.tp)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from toydit.config import GEOMETRY, ToyConfig
 from vidtron.models.layers.checkpoint_rules import Row, Same, expand
+from vidtron.models.lora_targets import ForeignModule, LoraTarget
 
 _LAYER = {
     "input_layernorm.weight": "D",
@@ -37,15 +38,29 @@ _OUTSIDE = {
     "final_table.table": "1 2 D",
     "proj": "2C D",
 }
-LORA_PARTS = {
-    "self_attention.lora_qkv": ("q", "k", "v"),
-    "cross_attention.lora_q": ("out",),
-    "cross_attention.kv.0.lora": ("k", "v"),
-    "cross_attention.kv.1.lora": ("v",),
-    "cross_attention.lora_proj": ("out",),
-    "mlp.lora_gated_fc1": ("gate", "value"),
-    "mlp.lora_fc2": ("out",),
+_ADAPTERS = {
+    "attn.q": "self_attention.lora_qkv.q",
+    "attn.k": "self_attention.lora_qkv.k",
+    "attn.v": "self_attention.lora_qkv.v",
+    "cross.q": "cross_attention.lora_q.out",
+    "cross.k1": "cross_attention.kv.0.lora.k",
+    "cross.v1": "cross_attention.kv.0.lora.v",
+    "cross.k2": "cross_attention.kv.1.lora.k",
+    "cross.v2": "cross_attention.kv.1.lora.v",
+    "cross.out": "cross_attention.lora_proj.out",
+    "mlp.gate": "mlp.lora_gated_fc1.gate",
+    "mlp.up": "mlp.lora_gated_fc1.value",
+    "mlp.down": "mlp.lora_fc2.out",
 }
+LORA_TARGETS = tuple(
+    LoraTarget(
+        flag,
+        ours,
+        foreign={"diffusers": ForeignModule(f"blocks.*.{flag}")},
+        by_default=flag not in ("cross.k2", "mlp.up"),
+    )
+    for flag, ours in _ADAPTERS.items()
+)
 
 
 def rows(network: ToyConfig) -> list[Row]:
@@ -68,12 +83,6 @@ def sizes(network: ToyConfig) -> dict[str, int]:
     first, second = network.texts
     hidden, time = network.hidden_size, network.time_embed_dim
     return {"D": hidden, "E": time, "C": GEOMETRY.channels, "X": first.width, "Y": second.width}
-
-
-def adapters(network: ToyConfig) -> list[str]:
-    """All halves of adapters."""
-    names = [f"{place}.{part}.{half}" for place, parts in LORA_PARTS.items() for part in parts for half in "AB"]
-    return [f"decoder.layers.{layer}.{name}" for layer in range(network.num_layers) for name in names]
 
 
 def as_class(function: Callable[..., Any]) -> type:

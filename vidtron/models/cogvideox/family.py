@@ -12,15 +12,16 @@ from vidtron.config.run import RunConfig
 from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.models import freezing
-from vidtron.models.cogvideox import lora_names
 from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
 from vidtron.models.cogvideox.config import PRESETS, SPATIAL_RATIO, TEMPORAL_RATIO, CogVideoXConfig
 from vidtron.models.cogvideox.flops import training_flops
+from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.cogvideox.model import CogVideoX
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
+from vidtron.models.lora_targets import parameter_names
 from vidtron.models.preset import Preset
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_length, padded_sequence
@@ -32,6 +33,7 @@ class CogVideoXFamily:
 
     name: str = "cogvideox"
     config_class: type[CogVideoXConfig] = CogVideoXConfig
+    lora_targets = TARGETS
 
     @property
     def presets(self) -> dict[str, Preset]:
@@ -107,7 +109,7 @@ class CogVideoXFamily:
         adaptation = run.adaptation
         if adaptation.lora_rank is None and not adaptation.freeze and not adaptation.train_only:
             return training_flops(run.network, self.latent_shape(run, size))
-        trained = freezing.trained_names(self.parameter_names(run), adaptation)
+        trained = freezing.trained_names(parameter_names(self, run), adaptation)
         return training_flops(run.network, self.latent_shape(run, size), trained, adaptation.lora_rank or 0)
 
     def rounded_size(self, run: RunConfig, height: int, width: int) -> tuple[int, int]:
@@ -127,15 +129,6 @@ class CogVideoXFamily:
         """Latent frames of one token."""
         return network.patch_size_t
 
-    def parameter_names(self, run: RunConfig) -> list[str]:
-        """Names of the whole network's parameters, adapters included. Raises ValueError for unknown adapters."""
-        names = [row.ours for row in our_rows(run.network)]
-        if run.adaptation.lora_rank is not None:
-            names += lora_names.parameter_names(
-                lora_names.chosen(run.adaptation.lora_target_modules), run.network.num_layers
-            )
-        return names
-
     def rows(self, network: CogVideoXConfig) -> list[Row]:
         """The whole network's weights with their shapes, adapters left out."""
         return our_rows(network)
@@ -150,15 +143,8 @@ class CogVideoXFamily:
             *_check_network(run.network),
             *_check_layout(run),
             *self._check_clip(run),
-            *self._check_adaptation(run),
+            *freezing.check(self, run),
         ]
-
-    def _check_adaptation(self, run: RunConfig) -> list[str]:
-        try:
-            names = self.parameter_names(run)
-        except ValueError as error:
-            return [str(error)]
-        return freezing.errors(names, run.adaptation)
 
     def _check_clip(self, run: RunConfig) -> list[str]:
         """Of the run's own size, which evaluations and sampled videos have where there are buckets; the buckets' sizes

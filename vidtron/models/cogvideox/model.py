@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from vidtron.config.lora import AdaptationConfig
-from vidtron.models.cogvideox import lora_names
 from vidtron.models.cogvideox.config import TEXT, VIDEO, CogVideoXConfig
 from vidtron.models.cogvideox.embeddings import TokenEmbedding, unpatchify
 from vidtron.models.cogvideox.layers import FinalLayer
+from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers import initialization as init
 from vidtron.models.layers import lora
@@ -26,6 +26,7 @@ from vidtron.models.layers.embeddings import ScalarEmbedding
 from vidtron.models.layers.frame_times import FrameTimes
 from vidtron.models.layers.rotary import angles_3d, rotary_table
 from vidtron.models.layers.specs import Backend, modulated_layer_spec, norm_class, with_eps
+from vidtron.models.lora_targets import chosen, parts_of
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import TokenSplit, gather_sequence
 
@@ -77,7 +78,7 @@ class CogVideoX(TransformerChunk):
                 tp=groups.tp,
             )
         if adaptation is not None and adaptation.lora_rank is not None:
-            parts = lora_names.parts_of(lora_names.chosen(adaptation.lora_target_modules))
+            parts = parts_of(chosen(TARGETS, adaptation.lora_target_modules))
             lora.attach(self.decoder.layers, parts, adaptation, seed=seed, tp=groups.tp)
         self.to(groups.device)
         init.initialize(self, self._init_rule, seed=seed, tp=groups.tp)

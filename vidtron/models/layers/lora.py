@@ -11,7 +11,7 @@ R rank of the adapter times the number of parts, T time embeddings, K kinds of t
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,29 +31,8 @@ from torch.distributed import ProcessGroup
 from vidtron.config.lora import AdaptationConfig
 from vidtron.models.layers import initialization as init
 from vidtron.models.layers.conditioning import Samples
+from vidtron.models.layers.lora_places import Split, by_head, by_kind, one_after_another, place_of, with_zeros
 from vidtron.parallel.randomness import kept
-
-Split = Literal["column", "row", "vectors", "context"]
-"""How the map is split over the TP group. vectors: by columns, its input one row a sample and whole on every rank;
-context: by columns, its input a whole text on every rank."""
-
-PLACES: dict[str, tuple[Split, tuple[str, ...]]] = {
-    "self_attention.lora_qkv": ("column", ("q", "k", "v")),
-    "self_attention.lora_proj": ("row", ("out",)),
-    "mlp.lora_fc1": ("column", ("out",)),
-    "mlp.lora_gated_fc1": ("column", ("gate", "value")),
-    "mlp.lora_fc2": ("row", ("out",)),
-    "modulation.lora": ("vectors", ("norm1", "norm2")),
-    "cross_attention.lora_q": ("column", ("out",)),
-    "cross_attention.kv.*.lora": ("context", ("k", "v")),
-    "cross_attention.lora_proj": ("row", ("out",)),
-}
-"""Where a `ModulatedLayer` takes adapters, and the parts of the map's output that have one each; `*` is a number."""
-
-
-def place_of(place: str) -> tuple[Split, tuple[str, ...]]:
-    """The entry of `PLACES` for a place with its number: `cross_attention.kv.0.lora`."""
-    return PLACES[".".join("*" if part.isdigit() else part for part in place.split("."))]
 
 
 class Pair(nn.Module):
@@ -231,15 +210,14 @@ def adapted_heads(
     """The same for `parts` which the output has in turn for each of the rank's `heads`: [S, B, O]."""
     if lora is None:
         return mixed_SBO
-    added = _with_zeros(lora(x_SBI, samples), parts)
-    return mixed_SBO + torch.stack([part.unflatten(-1, (heads, -1)) for part in added], dim=-2).flatten(-3)
+    return mixed_SBO + by_head(with_zeros(lora(x_SBI, samples), parts), heads)
 
 
 def adapted_halves(output_SBO: Tensor, lora: LoraLinear | None, x_SBI: Tensor, samples: Samples | None) -> Tensor:
     """The same for a gated map, whose output is [gate; value] of this rank's inner features: [S, B, O]."""
     if lora is None:
         return output_SBO
-    return output_SBO + torch.cat(_with_zeros(lora(x_SBI, samples), ("gate", "value")), dim=-1)
+    return output_SBO + one_after_another(with_zeros(lora(x_SBI, samples), place_of("mlp.lora_gated_fc1").parts))
 
 
 def added_vectors(deltas: Mapping[str, Tensor], kinds: int) -> Tensor:
@@ -249,13 +227,7 @@ def added_vectors(deltas: Mapping[str, Tensor], kinds: int) -> Tensor:
         deltas: each part as diffusers has it, shift, scale and gate of each kind in turn, [T, B, K * 3 * D].
         kinds: of tokens.
     """
-    added = _with_zeros(deltas, PLACES["modulation.lora"][1])
-    return torch.cat([part.unflatten(-1, (kinds, 3, -1)) for part in added], dim=-2)
-
-
-def _with_zeros(deltas: Mapping[str, Tensor], parts: Iterable[str]) -> list[Tensor]:
-    some = next(iter(deltas.values()))
-    return [deltas[part] if part in deltas else torch.zeros_like(some) for part in parts]
+    return by_kind(with_zeros(deltas, place_of("modulation.lora").parts), kinds)
 
 
 def attach(
@@ -270,7 +242,7 @@ def attach(
 
     Args:
         layers: of one model chunk.
-        parts: place (`PLACES`) -> the parts of its output to adapt.
+        parts: place (`lora_places.PLACES`) -> the parts of its output to adapt.
         adaptation: the flags.
         seed: the run's `--seed`.
         tp: the TP group.
@@ -282,7 +254,7 @@ def attach(
             inputs, outputs = _sizes(layer, place)
             lora = LoraLinear(
                 config,
-                place_of(place)[0],
+                place_of(place).split,
                 chosen,
                 inputs=inputs,
                 outputs=outputs,
