@@ -22,7 +22,8 @@ from vidtron.models.cogvideox.family import FAMILY
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal
 
-BOUND = 2e-5
+# Outputs reach 3; two implementations of which each last bit may differ (tests/last_bits.py) are 2e-5 apart and more.
+BOUND = 1e-4
 ORACLE = DATA / "lora" / "2b.pt"
 ALL_KEYS = json.loads((DATA / "lora" / "2b_keys.json").read_text())["all_keys"]
 
