@@ -9,6 +9,7 @@ from tests.encoders.tiny_folders import make_tiny_wan_vae
 from tests.training.small import small_run
 from vidtron.config.data import ClipSize, EncoderConfig
 from vidtron.config.text import TextSpec
+from vidtron.data.decoding.pixels import pixels_CFHW
 from vidtron.encoders import video_autoencoder
 from vidtron.encoders.hashed_tokens import HashedTokens
 from vidtron.encoders.space_time import CAUSAL
@@ -16,7 +17,7 @@ from vidtron.inference.config import SamplingConfig
 from vidtron.inference.video_sampler import VideoSampler
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.training.encoded import from_tensors, to_tensors
-from vidtron.training.samples import SampleMaker, pixels_CFHW
+from vidtron.training.sample_maker import SampleMaker
 
 pytest.importorskip("diffusers")
 CPU = torch.device("cpu")

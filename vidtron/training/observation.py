@@ -2,7 +2,7 @@
 
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
-from vidtron.training.report import StepReport
+from vidtron.training.step_report import StepReport
 
 
 class Observer:

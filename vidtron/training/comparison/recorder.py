@@ -19,7 +19,7 @@ from vidtron.training.assembly import TrainedModel
 from vidtron.training.comparison.recording import Name, Writer
 from vidtron.training.ema import masters
 from vidtron.training.observation import Observer
-from vidtron.training.report import StepReport
+from vidtron.training.step_report import StepReport
 
 EMBEDDED = "tokens that enter the layers"
 """Key of the first layer's input."""
