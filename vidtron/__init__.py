@@ -25,10 +25,12 @@ def _says_something_else(beginning: str, record: logging.LogRecord) -> bool:
 
 # The same of what is logged: how megatron-core 0.19 takes the spec of an MLP, and that background saves have a second
 # implementation, in a package of its own. torch tells of a CUDA toolkit without a GPU when its tools for extensions
-# are imported (by megatron-core): nothing is compiled, and the run says which device it uses.
+# are imported (by megatron-core): nothing is compiled, and the run says which device it uses. What a background writer
+# of 0.19 says of its own failure the run says on one line, with the path and what to do.
 for name, beginning in (
     ("megatron.core.transformer.transformer_layer", "Rewrapping ModuleSpec"),
     ("megatron.core.dist_checkpointing.strategies.torch", "MCore's async save is deprecated"),
+    ("megatron.core.dist_checkpointing.strategies.filesystem_async", "An error is caught while starting worker"),
     ("torch.utils.cpp_extension", "No CUDA runtime is found"),
 ):
     logging.getLogger(name).addFilter(partial(_says_something_else, beginning))
