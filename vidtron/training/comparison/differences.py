@@ -143,7 +143,7 @@ class Comparison:
         return self._tensor(name, self.bands.states)
 
     def _gradient(self, name: Name, norm: float, whole: float) -> Difference:
-        if norm < self.bands.zero * whole:
+        if 0 < norm < self.bands.zero * whole:  # exact zeros leave the weight alone
             self.not_judged.add(name.key)
         return self._tensor(name, self.bands.gradients, least=self.bands.floor * whole)
 
