@@ -1,4 +1,4 @@
-"""Train a few steps under several layouts and compare what they computed, tensor by tensor.
+r"""Train a few steps under several layouts and compare what they computed, tensor by tensor.
 
     python tools/compare_layouts.py --layouts TP2+SP CP2 PP2 DP2 TP2+SP+PP2 --steps 3 \
         --model cogvideox-tiny --data-path SHARDS --global-batch-size 4
@@ -45,6 +45,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
+from vidtron import training
 from vidtron.config.arguments import number_in, path_name
 from vidtron.config.cli import parse, plugins_in
 from vidtron.config.errors import ConfigurationError, refuse
@@ -54,6 +57,16 @@ from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models.registry import preset, preset_names, with_plugins
 from vidtron.recipe.choices import choices
+from vidtron.training.comparison import report
+from vidtron.training.comparison.layouts import Layout
+from vidtron.training.comparison.recorder import Recorder
+from vidtron.training.comparison.runs import (
+    FailedRunError,
+    layout_errors,
+    run_layout,
+    with_common_batch,
+    without_files,
+)
 
 ONE_RANK = "DP1"
 
@@ -80,11 +93,6 @@ def main(argv: Sequence[str]) -> int:
         record(config, own.record, own.steps, hidden_states=not own.no_hidden_states)
         return 0
 
-    from vidtron.training.comparison import report
-    from vidtron.training.comparison.layouts import Layout
-    from vidtron.training.comparison.runs import FailedRunError, layout_errors, run_layout, with_common_batch
-    from vidtron.training.comparison.runs import without_files as unsaved
-
     errors = [] if own.layouts else ["--layouts: missing; accepted: one or more, as TP2+SP CP2"]
     layouts: dict[str, Layout] = {}
     for flag, name in (("--reference", own.reference), *(("--layouts", name) for name in own.layouts)):
@@ -99,10 +107,10 @@ def main(argv: Sequence[str]) -> int:
         errors.append(f"--keep {shown(str(own.keep))}: {problem}")
     world = World.of_launcher()
     refuse(errors, world)
-    config, left_out = unsaved(config)
+    config, left_out = without_files(config)
     config = with_common_batch(config, list(layouts.values()))
     config.training.train_iters = max(config.training.train_iters, own.steps)
-    devices = device_count() if world.has_cuda else 0
+    devices = torch.cuda.device_count() if world.has_cuda else 0
     for name, layout in layouts.items():
         flag = "--reference" if name == own.reference else "--layouts"
         errors += layout_errors(flag, layout, config, world, devices)
@@ -136,21 +144,11 @@ def main(argv: Sequence[str]) -> int:
 
 def record(config: RunConfig, folder: Path, steps: int, *, hidden_states: bool) -> None:
     """Be one rank of a layout: train as pretrain_video.py does, and write down what was computed."""
-    from vidtron import training
-    from vidtron.training.comparison.recorder import Recorder
-
     world = World.of_launcher()
     try:
         training.run(config, world, Recorder(folder, steps, hidden_states=hidden_states))
     except ConfigurationError as error:
         refuse(error.errors, world)
-
-
-def device_count() -> int:
-    """GPUs that this machine shows."""
-    import torch
-
-    return torch.cuda.device_count()
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ def test_texts_mention_only_flags_that_exist():
     rooms = ("inference", "recipe", "data", "curation")
     programs = [
         *ROOT.glob("tools/**/*.py"),
+        *ROOT.glob("benchmarks/*.py"),
         *(path for room in rooms for path in ROOT.glob(f"vidtron/{room}/**/*.py")),
     ]
     sources = "".join(path.read_text() for path in programs)

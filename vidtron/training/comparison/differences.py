@@ -55,7 +55,7 @@ FP32 = Bands(
 BF16 = Bands(
     states=3e-2,
     loss=1e-2,
-    gradients=5e-2,
+    gradients=1e-1,
     floor=3e-3,
     norm=1e-2,
     updates=5e-1,
@@ -143,7 +143,7 @@ class Comparison:
         return self._tensor(name, self.bands.states)
 
     def _gradient(self, name: Name, norm: float, whole: float) -> Difference:
-        if norm < self.bands.zero * whole:
+        if 0 < norm < self.bands.zero * whole:  # exact zeros leave the weight alone
             self.not_judged.add(name.key)
         return self._tensor(name, self.bands.gradients, least=self.bands.floor * whole)
 
