@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidtron.config.geometry import LatentGeometry, causal_geometry
 from vidtron.encoders.base import Posterior
-from vidtron.encoders.normalisation import ByFactor
+from vidtron.encoders.normalisation import ByFactor, Normalisation
 
 Coefficient = tuple[int, int, int, int]
 """(colour, time, vertical, horizontal) frequency."""
@@ -148,7 +148,7 @@ class SpaceTimeTransform:
     """
 
     has_variance = False
-    normalisation = ByFactor()
+    normalisation: Normalisation = ByFactor()
 
     def __init__(self, device: torch.device | str = "cpu", geometry: LatentGeometry = CAUSAL) -> None:
         """
