@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tools import convert_lora
+from tools import convert_checkpoint, convert_lora
 from vidtron import checkpoint, training
 from vidtron.checkpoint import CheckpointError, latest, read_full_state
 from vidtron.checkpoint.lora_adapters import Adapter, cast, paired
@@ -21,6 +21,7 @@ from vidtron.models import registry
 from vidtron.models.build import build_chunks
 from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.inputs import VIDEO, Conditions, ModelInput, TextInput
+from vidtron.models.layers.checkpoint_rules import bits_equal
 from vidtron.models.layers.initialization import global_names
 from vidtron.models.layers.lora import is_adapter
 from vidtron.models.lora_targets import parameter_names
@@ -169,3 +170,28 @@ def test_adapters_alone_come_with_their_base(family, alone, shards):
     record = checkpoint.read_state(latest(alone / "alone"))["lora_base"]
     assert record["path"] == str(latest(alone / "base").resolve())
     assert record["checksums"].keys() == base.keys()
+
+
+def test_the_program_merges_them(family, alone, tmp_path, capsys):
+    """Adapters alone come with their base; what is written is the sum, and gives the output of the two."""
+
+    def convert(name, *words):
+        places = ["--load", alone / "alone", "--save", tmp_path / name]
+        formats = ["--load-format", "megatron", "--save-format", "megatron"]
+        convert_checkpoint.main(list(map(str, [*formats, *places, *words, "--verify"])))
+        return read_full_state(latest(tmp_path / name)), capsys.readouterr().out
+
+    base, adapters = read_full_state(latest(alone / "base")), read(alone / "alone", "megatron")
+    written, told = convert("merged")
+    assert "note: 6 LoRA adapters merged into the weights (rank 2, alpha 3)" in told
+    assert "vidtron's network, adapters merged and beside the weights: largest difference" in told
+    assert written.keys() == base.keys()
+    for name, weight in base.items():
+        assert bits_equal(written[name], merged(name, weight, adapters, run_of().network)), name
+    changed = {name.split(".", 3)[3] for name, weight in base.items() if not torch.equal(written[name], weight)}
+    assert changed == {
+        f"{map}.weight" for map in ("self_attention.linear_qkv", "cross_attention.kv.1.linear", "mlp.linear_fc1")
+    }
+    dropped, told = convert("dropped", "--lora", "drop")
+    assert "note: LoRA adapters left out (12 tensors)" in told
+    assert all(bits_equal(dropped[name], weight) for name, weight in base.items())

@@ -93,14 +93,15 @@ def places_beside(weight: str) -> list[tuple[str, str]]:
 
     Returns:
         The layer and the place: `decoder.layers.3`, `cross_attention.kv.0.lora`. An MLP's first map has two, one for
-        a plain MLP and one for a gated one; other weights, and biases, have none.
+        a plain MLP and one for a gated one; other weights, biases, and maps outside the layers have none.
     """
     *words, kind = weight.split(".")
     found = []
     for name, place in PLACES.items() if kind == "weight" else ():
         length = place.beside.count(".") + 1
         own = words[-length:]
-        if len(words) > length and _numberless(".".join(own)) == place.beside:
+        in_layer = len(words) > length and words[-length - 1].isdigit()
+        if in_layer and _numberless(".".join(own)) == place.beside:
             for number in filter(str.isdigit, own):
                 name = name.replace("*", number, 1)
             found.append((".".join(words[:-length]), name))
