@@ -28,6 +28,8 @@ TEXTS = (TextSpec(6, 16),)
 class FakeChunk:
     """All that a sampler asks of a chunk until it samples."""
 
+    config = SimpleNamespace(virtual_pipeline_model_parallel_size=None)
+
     def eval(self):
         return self
 
@@ -63,9 +65,8 @@ def test_wans_latents(tmp_path, posterior):
     assert ("logvar" in tensors) == (posterior == "sample")
     assert torch.equal(maker.make(clip(from_tensors(tensors, empty))), sample)
 
-    sampler = VideoSampler(
-        SamplingConfig(folder), run, SimpleNamespace(device=CPU), [FakeChunk()], autoencoder, [text]
-    )
+    groups = SimpleNamespace(device=CPU, pg=None, pp=SimpleNamespace(size=lambda: 1))
+    sampler = VideoSampler(SamplingConfig(folder), run, groups, [FakeChunk()], autoencoder, [text])
     with torch.no_grad():
         video_CTHW = model.decode((latents_TCHW * deviation + mean).transpose(0, 1)[None]).sample[0]
     torch.testing.assert_close(sampler.pixels(latents_TCHW), video_CTHW, rtol=1e-4, atol=1e-5)
