@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vidtron.checkpoint.lora_adapters import Adapter
 from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
-from vidtron.models.cogvideox.config import CogVideoXConfig
 from vidtron.models.layers.lora import PLACES
 
 _MAPS = {
@@ -34,7 +33,7 @@ def beside(name: str, adapters: Container[str]) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def misfits(adapters: Mapping[str, Adapter], network: CogVideoXConfig) -> list[str]:
+def misfits(adapters: Mapping[str, Adapter], network: Any) -> list[str]:
     """A message for each adapter that the network has no map for, or one of another size."""
     letters = sizes(network)
     wanted = {}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vidtron.checkpoint.errors import CheckpointError, UnreadableFileError
-from vidtron.checkpoint.formats import WeightSource
+from vidtron.checkpoint.formats import Content, WeightSource
 from vidtron.checkpoint.formats.sat import SatTarget
 from vidtron.checkpoint.formats.sat_files import read_parameters, tag_in
 from vidtron.checkpoint.lora_adapters import (
@@ -31,7 +31,6 @@ from vidtron.checkpoint.publishing import published
 from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.torch_files import load_torch_file
-from vidtron.models.cogvideox.checkpoint_names import sizes
 from vidtron.models.cogvideox.lora_names import TARGETS
 
 SAT_ALPHA = 1.0
@@ -199,12 +198,11 @@ def write_sat_with_base(
         raise CheckpointError(
             f"--base {base.path}: {len(problems)} adapters do not fit\n" + "\n".join(summarized(problems))
         )
-    letters = sizes(base.network)
+    letters = base.family.sizes(base.network)
     specs = {row.ours: TensorSpec(row.our_shape(letters), dtype or base.dtype(row.ours)) for row in base.rows}
     with published(path, overwrite=overwrite) as folder:
-        target = SatTarget(
-            folder, base.network, specs, sample=base.sample, extras=base.extras, adapters=state, lora_alpha=alpha
-        )
+        content = Content(base.model, base.network, specs, base.sample, base.extras)
+        target = SatTarget(folder, content, adapters=state, lora_alpha=alpha)
         for name in progress(list(specs)):
             target.write(name, base.read(name).to(specs[name].dtype))
         target.finish()

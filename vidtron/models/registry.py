@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import cast
 
@@ -33,6 +33,15 @@ class Registry:
     def __init__(self) -> None:
         self._of_preset: dict[str, Registration] = {}
         self._sources: dict[str, str] = {}
+
+    @property
+    def registrations(self) -> list[Registration]:
+        """Of all families, in the order in which they became known."""
+        found: list[Registration] = []
+        for registration in self._of_preset.values():
+            if registration not in found:
+                found.append(registration)
+        return found
 
     def add(self, registration: Registration, source: str) -> None:
         """Make a family's presets known; again is no error.
@@ -133,5 +142,19 @@ def family_of(name: str) -> Family:
     Raises:
         ValueError: there is no such preset.
     """
-    module, _, attribute = _registry().registration(name).family.partition(":")
+    return _family(_registry().registration(name))
+
+
+def relatives(name: str) -> Mapping[str, Preset]:
+    """All presets of the family that has the preset `name`. Raises ValueError: there is no such preset."""
+    return _registry().registration(name).presets
+
+
+def families() -> list[Family]:
+    """All known families; their modules are imported."""
+    return [_family(registration) for registration in _registry().registrations]
+
+
+def _family(registration: Registration) -> Family:
+    module, _, attribute = registration.family.partition(":")
     return cast(Family, getattr(importlib.import_module(module), attribute))
