@@ -1,6 +1,6 @@
 """Whether written weights are the source's: bit for bit, and as networks.
 
-Shape letters: B samples, T C H W latent frames, channels, height, width, L text tokens, E text width.
+Shape letters: B samples, T C H W latent frames, channels, height, width.
 """
 
 import importlib.util
@@ -32,6 +32,7 @@ from vidtron.parallel import initialized
 _LAYER = "decoder.layers.0."
 _LARGEST_RELATIVE_DIFFERENCE = 1e-3
 _FPS = 8.0
+"""Of the fixed sample, where a network is told."""
 
 
 @dataclass
