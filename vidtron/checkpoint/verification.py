@@ -69,8 +69,8 @@ def verify(
     """Compare what was written with what it was made of.
 
     Every tensor is converted back to the source's format; then vidtron's network (with merged adapters also beside the
-    weights), and diffusers' where one side is diffusers, run on a small fixed input in fp32, one layer in memory at a
-    time.
+    weights), and that of the package which one side's format is for, run on a small fixed input in fp32, one layer in
+    memory at a time.
 
     Args:
         source: what was converted.
