@@ -114,6 +114,11 @@ def test_files_that_do_not_fit(tmp_path):
         open_weights(file)
     with pytest.raises(ConversionError, match="layers 0 to 41 of 42: missing, with all tensors"):
         open_weights(file, "one-file", model="cogvideox-5b")
+    (tmp_path / "b.safetensors").write_bytes(content)
+    with pytest.raises(
+        ConversionError, match=r"no single \.safetensors file; accepted: one, or a folder with one and"
+    ):
+        open_weights(tmp_path, "one-file")
     with pytest.raises(ConversionError, match="--ema: a file of one-file holds one set"):
         open_weights(file, "one-file", ema=True)
 

@@ -15,6 +15,7 @@ from vidtron.checkpoint.formats.base import (
     WeightTarget,
 )
 from vidtron.checkpoint.formats.safetensors_files import (
+    CONFIG_FILE,
     SafetensorsFiles,
     SafetensorsSource,
     SafetensorsTarget,
@@ -27,7 +28,6 @@ from vidtron.models import registry
 from vidtron.models.family import Family
 from vidtron.models.foreign import ConfigFolder
 
-CONFIG_FILE = "config.json"
 PART = "transformer"
 """Folder of the network in a pipeline's."""
 SHARD_BYTES = 10 * 10**9

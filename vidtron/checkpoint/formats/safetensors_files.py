@@ -32,6 +32,7 @@ from vidtron.models.foreign import ConfiguredModel, SampleSize
 from vidtron.models.layers.checkpoint_rules import Row, Shape
 
 SUFFIX = ".safetensors"
+CONFIG_FILE = "config.json"
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 

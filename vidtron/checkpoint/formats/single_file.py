@@ -13,6 +13,7 @@ from vidtron.checkpoint.formats.base import (
     WeightTarget,
 )
 from vidtron.checkpoint.formats.safetensors_files import (
+    CONFIG_FILE,
     SUFFIX,
     SafetensorsFiles,
     SafetensorsSource,
@@ -30,9 +31,11 @@ _STEM = ".model"
 
 
 def file_at(path: Path) -> Path | None:
-    """The safetensors file that a path leads to: itself, or the one of a folder."""
+    """The safetensors file that a path leads to: itself, or the one of a folder that has no configuration beside it."""
     if path.is_file():
         return path if path.suffix == SUFFIX else None
+    if (path / CONFIG_FILE).exists():
+        return None
     found = sorted(path.glob(f"*{SUFFIX}"))
     visible = [file for file in found if not file.name.startswith(".")]
     return visible[0] if len(visible) == 1 else None
@@ -61,7 +64,9 @@ class SingleFileFormat(ForeignFormat):
             raise ConversionError(f"--ema: a file of {self.name} holds one set of weights; accepted: without it")
         file = file_at(path)
         if file is None:
-            raise ConversionError(f"--load {path}: accepted: a {SUFFIX} file, or a folder with one")
+            raise ConversionError(
+                f"--load {path}: no single {SUFFIX} file; accepted: one, or a folder with one and no {CONFIG_FILE}"
+            )
         files = SafetensorsFiles([file])
         if preset is not None:
             chosen = registry.family_of(preset[0]), self.model_of(preset[0])
