@@ -31,7 +31,7 @@ _STEM = ".model"
 
 
 def file_at(path: Path) -> Path | None:
-    """The safetensors file that a path leads to: itself, or the one of a folder that has no configuration beside it."""
+    """The safetensors file that a path leads to: itself, or the one of a folder without a configuration."""
     if path.is_file():
         return path if path.suffix == SUFFIX else None
     if (path / CONFIG_FILE).exists():
