@@ -215,7 +215,8 @@ def told_by(
 ) -> tuple[NetworkConfig, SampleSize | None]:
     """The network that a configuration tells. Raises ConversionError, naming its file: it tells none."""
     try:
-        return model.read_config(config, shapes)
+        network, sample = model.read_config(config, shapes)
+        return with_settings(network, model.settings), sample
     except ValueError as error:
         raise ConversionError(f"{file}: {error}") from error
     except (LookupError, TypeError, ArithmeticError) as error:

@@ -99,7 +99,8 @@ class SatSource(WeightSource):
                 network = with_settings(preset[1], self._model.settings)
                 self.sample = self._model.sample_in(network, local_shapes, read, parameters)
             else:
-                network, self.sample = self._model.read_tensors(local_shapes, read, parameters)
+                told, self.sample = self._model.read_tensors(local_shapes, read, parameters)
+                network = with_settings(told, self._model.settings)
         except ValueError as error:
             raise ConversionError(f"--load {self.files.folder}: {error}") from error
         except (LookupError, RuntimeError, ArithmeticError) as error:
