@@ -17,12 +17,12 @@ import psutil
 import torch
 from common import describe_machine
 
-from vidtron.checkpoint.formats.base import Extras
+from vidtron.checkpoint.formats import Content
 from vidtron.checkpoint.formats.sat import SatTarget
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
 from vidtron.models.cogvideox.config import PRESETS
-from vidtron.models.cogvideox.foreign_configs import default_sample
+from vidtron.models.cogvideox.sample_size import default_sample
 
 ROOT = Path(__file__).parents[1]
 FORMATS = ("sat", "diffusers", "megatron")
@@ -34,7 +34,7 @@ def write_random_checkpoint(folder: Path) -> int:
     letters = sizes(network)
     specs = {row.ours: TensorSpec(row.our_shape(letters), torch.bfloat16) for row in our_rows(network)}
     folder.mkdir(parents=True)
-    target = SatTarget(folder, network, specs, sample=default_sample(network), extras=Extras())
+    target = SatTarget(folder, Content("cogvideox-2b", network, specs, default_sample(network)))
     generator = torch.Generator().manual_seed(0)
     for name, spec in specs.items():
         target.write(name, torch.randn(spec.shape, generator=generator).mul_(0.02).bfloat16())

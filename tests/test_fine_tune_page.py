@@ -12,11 +12,10 @@ import torch
 from tests.data.clip_files import write_clips
 from tests.encoders.tiny_folders import make_tiny_t5, make_tiny_vae
 from tests.shards import encoded, moving_colours_THWC
-from vidtron.checkpoint.formats.base import Extras
-from vidtron.checkpoint.formats.diffusers import DiffusersTarget
+from vidtron.checkpoint.formats import Content, format_named
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
-from vidtron.models.cogvideox.checkpoint_tables import SampleSize
+from vidtron.models.foreign import SampleSize
 from vidtron.models.registry import preset
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +49,9 @@ def write_transformer(folder: Path) -> None:
     letters = sizes(network)
     specs = {row.ours: TensorSpec(row.our_shape(letters), torch.float32) for row in our_rows(network)}
     folder.mkdir(parents=True)
-    target = DiffusersTarget(folder, network, specs, sample=SampleSize(17, 8, 12), extras=Extras())
+    target = format_named("diffusers", "--save-format").target(
+        folder, Content("cogvideox-tiny", network, specs, SampleSize(17, 8, 12)), {}
+    )
     generator = torch.Generator().manual_seed(0)
     for name, spec in specs.items():
         target.write(name, torch.randn(spec.shape, generator=generator) * 0.1)
@@ -98,7 +99,7 @@ def test_every_command(tmp_path):
     assert len(commands) == 4
     outputs = [run(["bash", "-ec", command]) for command in commands]
     assert "starting from the weights of CogVideoX-5b (diffusers)" in outputs[1]
-    assert "the final norm's epsilon" not in outputs[1]
+    assert "final_norm_eps is" not in outputs[1]
     assert "continuing after step 2" in outputs[2]
     assert "equal in every bit" in outputs[3] and "diffusers' network and vidtron's" in outputs[3]
     assert sorted(path.name for path in (tmp_path / "RUN").glob("iter_*")) == [f"iter_000000{n}" for n in (1, 2, 3)]

@@ -1,10 +1,13 @@
 """The plan of the house: which room may import which, and what only one room may touch."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from vidtron.models import registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +115,57 @@ def test_only_parallel_reads_global_parallel_state():
     ours = [path for path in sources("vidtron", "tools", "examples", "benchmarks") if "parallel" not in path.parts]
     reading = [path for path in [*ours, ROOT / "pretrain_video.py"] if "parallel_state" in path.read_text()]
     assert not reading
+
+
+FAMILIES = [name.rpartition(".")[2] for name in registry.OWN]
+KNOW_A_FAMILY: dict[str, str] = {
+    # Until LoRA's targets come from `Family` too.
+    "vidtron/checkpoint/lora_adapters.py": "vidtron.models.cogvideox.lora_names.TARGETS",
+    "vidtron/checkpoint/lora_diffusers.py": "vidtron.models.cogvideox.lora_names.TARGETS",
+    "vidtron/checkpoint/lora_merge.py": "vidtron.models.cogvideox.checkpoint_names.our_rows "
+    "vidtron.models.cogvideox.checkpoint_names.sizes",
+    "vidtron/checkpoint/lora_sat.py": "vidtron.models.cogvideox.lora_names.TARGETS",
+}
+"""File -> what it may import of a family."""
+
+
+def texts_in(source: str) -> Iterator[str]:
+    """All texts of a module that are no documentation."""
+    tree = ast.parse(source)
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+            yield node.value
+
+
+def knows_a_family(source: str, package: str) -> list[str]:
+    """What a module imports of a family's package, and texts in which it names one."""
+    packages = [f"vidtron.models.{family}" for family in FAMILIES]
+    found = [name for name in imported(source, package) for p in packages if f"{name}.".startswith(f"{p}.")]
+    return found + [text for text in texts_in(source) if any(re.search(rf"\b{f}\b", text) for f in FAMILIES)]
+
+
+def test_the_rule_about_families_finds_what_it_should():
+    assert FAMILIES
+    family = FAMILIES[0]
+    assert knows_a_family(f"from vidtron.models.{family} import config", "vidtron.data")
+    assert knows_a_family(f"def f():\n    from vidtron.models import {family}", "vidtron.data")
+    assert knows_a_family(f"from .{family}.config import PRESETS", "vidtron.models")
+    assert knows_a_family(f"if run.model == '{family}-5b':\n    pass", "vidtron.training")
+    assert knows_a_family(f"x = f'{{run.model}} is {family}'", "vidtron.training")
+    assert not knows_a_family(f'"""As {family} does it."""\nfrom vidtron.models import registry', "vidtron.data")
+
+
+def test_nothing_but_the_registrys_table_knows_a_family():
+    own = [ROOT / "vidtron" / "models" / family for family in FAMILIES]
+    paths = [path for path in sources("vidtron", "tools") if not any(folder in path.parents for folder in own)]
+    known = {}
+    for path in [*paths, ROOT / "pretrain_video.py"]:
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        if found := knows_a_family(path.read_text(), package):
+            known[str(path.relative_to(ROOT))] = " ".join(found)
+    assert known.pop("vidtron/models/registry.py") == " ".join(registry.OWN)
+    assert known == KNOW_A_FAMILY
 
 
 def test_files_have_one_subject():

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from vidtron.checkpoint import convert
-from vidtron.checkpoint.formats import FORMATS
+from vidtron.checkpoint.formats import formats
 from vidtron.checkpoint.formats.base import DTYPES
-from vidtron.checkpoint.formats.sat import VERSIONS
+from vidtron.checkpoint.formats.sat import SAT
 from vidtron.checkpoint.lora_source import LORA_MODES
 from vidtron.config.arguments import number_in, path_name
 from vidtron.config.errors import exit_with
@@ -31,12 +31,14 @@ from vidtron.models.registry import preset_names, with_plugins
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line, with the formats and presets of the families that are known by now."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--load-format", choices=FORMATS, required=True)
+    p.add_argument("--load-format", choices=tuple(formats()), required=True)
     p.add_argument("--load", type=path_name, required=True, metavar="PATH", help="the checkpoint")
-    p.add_argument("--save-format", choices=FORMATS, required=True)
-    p.add_argument("--save", type=path_name, required=True, metavar="PATH", help="a new folder")
+    p.add_argument("--save-format", choices=tuple(formats()), required=True)
+    p.add_argument(
+        "--save", type=path_name, required=True, metavar="PATH", help="a new folder, or file where the format is one"
+    )
     p.add_argument("--model", choices=preset_names(), metavar="PRESET", help="where nothing else tells the network")
     p.add_argument("--dtype", choices=tuple(DTYPES), help="unset: each tensor keeps its type")
     p.add_argument(
@@ -65,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="ranks a SAT target is for",
     )
-    p.add_argument("--sat-version", choices=VERSIONS, help="upstream's code a SAT target is for; unset: the network's")
+    p.add_argument(
+        "--sat-version", choices=SAT.versions, help="upstream's code a SAT target is for; unset: the network's"
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing target")
     p.add_argument(
         "--verify-checkpoint",
@@ -79,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = parser().parse_args(with_plugins(sys.argv[1:] if argv is None else argv))
+    words = with_plugins(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(words)
 
     problem = folder_error(arguments.save.parent)
     if problem is not None:

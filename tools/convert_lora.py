@@ -18,9 +18,9 @@ from typing import Annotated, Literal
 from vidtron.checkpoint import (
     CheckpointError,
     ConversionError,
-    checkpoint_folder,
     inspect,
     open_weights,
+    resolve_checkpoint,
 )
 from vidtron.checkpoint import (
     refusals as damage,
@@ -102,7 +102,7 @@ def main() -> None:
             if arguments.base is None:
                 alpha = write_sat(adapters, arguments.save, family, **options)
             else:
-                base = checkpoint_folder(arguments.base)
+                base = resolve_checkpoint(arguments.base)
                 if base is not None and arguments.verify_checkpoint and (errors := damage([inspect(base)])):
                     raise CheckpointError("\n".join(errors))
                 weights = open_weights(arguments.base, trust_pickle=arguments.trust_pickle, adapters=True)

@@ -9,12 +9,11 @@ import torch
 from tests.checkpoint.checkpoints import FORMATS, VARIANTS, assert_same, contents, diffusers, sat
 from tests.reference.cogvideox_oracle import NETWORKS
 from vidtron import checkpoint
-from vidtron.checkpoint.formats import open_weights
-from vidtron.checkpoint.formats.base import Extras
+from vidtron.checkpoint.formats import Content, open_weights
 from vidtron.checkpoint.formats.sat import SatTarget
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
-from vidtron.models.cogvideox.checkpoint_tables import SampleSize
+from vidtron.models.cogvideox.sample_size import sample_of_grid
 
 CIRCUIT = "sat sat diffusers diffusers megatron megatron sat megatron diffusers sat".split()
 """Each of the nine directions once."""
@@ -68,8 +67,8 @@ def write_random_sat(variant, folder):
     specs = {row.ours: TensorSpec(row.our_shape(letters), torch.bfloat16) for row in our_rows(network)}
     folder.mkdir()
     grid = network.learned_position_grid or (3, 2, 4)
-    sample = SampleSize.of_grid(grid, network.patch_size, network.patch_size_t)
-    target = SatTarget(folder, network, specs, sample=sample, extras=Extras())
+    sample = sample_of_grid(grid, network.patch_size, network.patch_size_t)
+    target = SatTarget(folder, Content("cogvideox-5b", network, specs, sample))
     generator = torch.Generator().manual_seed(0)
     for name, spec in specs.items():
         target.write(name, torch.randn(spec.shape, generator=generator).mul_(0.2).bfloat16())

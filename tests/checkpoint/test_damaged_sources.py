@@ -14,8 +14,8 @@ from tests.checkpoint.test_sat import change
 from vidtron import checkpoint
 from vidtron.checkpoint import CheckpointError, ConversionError, lora_formats
 from vidtron.checkpoint.formats import open_weights
-from vidtron.checkpoint.formats.diffusers import DiffusersTarget
-from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX
+from vidtron.checkpoint.formats.config_folder import ConfigFolderTarget
+from vidtron.checkpoint.formats.sat_files import SAT_PREFIX
 from vidtron.models.layers.checkpoint_rules import bits_equal
 
 TRIES = 100
@@ -29,8 +29,8 @@ def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "vidtron.checkpoint.conversion.DiffusersTarget",
-            lambda *a, **k: DiffusersTarget(*a, **k, shard_bytes=99_999),
+            "vidtron.checkpoint.formats.config_folder.ConfigFolderTarget",
+            lambda *a: ConfigFolderTarget(*a, shard_bytes=99_999),
         )
         checkpoint.convert(sat("5b"), root / "diffusers", save_format="diffusers")
     checkpoint.convert(sat("5b"), root / "sat", save_format="sat", sat_model_parallel_size=2)

@@ -27,6 +27,7 @@ def test_name_and_number() -> None:
 def test_latest_of_nothing(tmp_path: Path) -> None:
     assert folders.latest(tmp_path) is None
     assert folders.latest(tmp_path / "missing") is None
+    assert folders.resolve_checkpoint(tmp_path) is None
 
 
 def test_newest_complete_by_number(tmp_path: Path) -> None:
@@ -35,6 +36,8 @@ def test_newest_complete_by_number(tmp_path: Path) -> None:
     make(tmp_path, 20_000_000, markers=(".metadata",))
     (tmp_path / "iter_0000001").write_text("a file")
     assert folders.latest(tmp_path) == newest
+    assert folders.resolve_checkpoint(tmp_path) == newest
+    assert folders.resolve_checkpoint(str(tmp_path / "iter_9999999")) == tmp_path / "iter_9999999"
     assert [folders.iteration_of(path) for path in folders.completed(tmp_path)] == [9_999_999, 10_000_000]
 
 

@@ -15,8 +15,8 @@ from tests.checkpoint.checkpoints import VARIANTS, assert_same, contents, copy_s
 from tests.reference import cogvideox_oracle as oracle
 from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError, conversion
-from vidtron.checkpoint.formats import open_weights
-from vidtron.checkpoint.formats.diffusers import DiffusersTarget
+from vidtron.checkpoint.formats import config_folder, open_weights
+from vidtron.checkpoint.formats.config_folder import ConfigFolderTarget
 from vidtron.checkpoint.verification import our_output
 from vidtron.config.world import World
 from vidtron.models.inputs import ModelInput
@@ -84,7 +84,7 @@ def test_networks_give_upstreams_outputs(variant, tmp_path):
     ours = ModelInput.of(io["x"], io["timesteps"], io["context"], image_latents_BTCHW=io.get("image_latents"))
     for folder, name in ((tmp_path / "out", "out_diffusers"), (sat(variant), "out_sat")):
         source = open_weights(folder)
-        assert (our_output(source, ours, source.network.final_norm_eps) - io[name]).abs().max() < 2e-5
+        assert (our_output(source, ours) - io[name]).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("load", [sat, diffusers])
@@ -121,7 +121,7 @@ def test_change_of_type(dtype, tmp_path):
 
 
 def test_shards_with_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "DiffusersTarget", lambda *a, **k: DiffusersTarget(*a, **k, shard_bytes=60_000))
+    monkeypatch.setattr(config_folder, "ConfigFolderTarget", lambda *a: ConfigFolderTarget(*a, shard_bytes=60_000))
     checkpoint.convert(sat("5b"), tmp_path / "out" / "transformer", save_format="diffusers")
     files = sorted(path.name for path in (tmp_path / "out" / "transformer").glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"diffusion_pytorch_model-00001-of-{len(files):05d}.safetensors"

@@ -61,9 +61,9 @@ def test_merged_adapters_give_sats_output(adapted, tmp_path):
     assert (output - oracle["out_sat"]).abs().max() < BOUND
     inputs = ModelInput.of(oracle["x"], oracle["timesteps"], oracle["context"])
     weights = open_weights(tmp_path / "out")
-    assert (our_output(weights, inputs, 1e-6) - oracle["out_sat"]).abs().max() < BOUND
-    assert (our_output(weights, inputs, 1e-5) - output).abs().max() < BOUND
-    plain = our_output(open_weights(sat("2b")), inputs, 1e-6)
+    assert (our_output(weights, inputs, {"final_norm_eps": 1e-6}) - oracle["out_sat"]).abs().max() < BOUND
+    assert (our_output(weights, inputs, {"final_norm_eps": 1e-5}) - output).abs().max() < BOUND
+    plain = our_output(open_weights(sat("2b")), inputs)
     assert (plain - oracle["out_sat"]).abs().max() > 0.5
 
 

@@ -7,15 +7,15 @@ from tests.checkpoint.checkpoints import assert_same, copy_sat, diffusers, sat
 from tests.checkpoint.test_sat import change
 from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError
-from vidtron.checkpoint.formats import open_weights
-from vidtron.checkpoint.formats.base import Extras
+from vidtron.checkpoint.formats import Content, open_weights
 from vidtron.checkpoint.formats.fit import misfits
 from vidtron.checkpoint.formats.sat import SatTarget
+from vidtron.checkpoint.formats.sat_files import SAT_PREFIX
 from vidtron.checkpoint.summary import ranges, summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.models import registry
-from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX, diffusers_rows, our_rows, sat_rows, sizes
-from vidtron.models.cogvideox.foreign_configs import default_sample
+from vidtron.models.cogvideox.checkpoint_names import diffusers_rows, our_rows, sat_rows, sizes
+from vidtron.models.cogvideox.sample_size import default_sample
 
 TINY = registry.preset("cogvideox-tiny").network
 
@@ -42,7 +42,7 @@ def tiny(tmp_path):
     specs = {row.ours: TensorSpec(row.our_shape(letters), torch.bfloat16) for row in our_rows(TINY)}
     folder = tmp_path / "tiny"
     folder.mkdir()
-    target = SatTarget(folder, TINY, specs, sample=default_sample(TINY), extras=Extras())
+    target = SatTarget(folder, Content("cogvideox-tiny", TINY, specs, default_sample(TINY)))
     for name, spec in specs.items():
         target.write(name, torch.full(spec.shape, 0.1, dtype=spec.dtype))
     target.finish()

@@ -22,7 +22,8 @@ from tests.reference import cogvideox_oracle as oracle
 from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError
 from vidtron.checkpoint.formats import open_weights
-from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX, SAT_TABLES, UNUSED_POSITIONS
+from vidtron.checkpoint.formats.sat_files import SAT_PREFIX
+from vidtron.models.cogvideox.checkpoint_names import SAT_TABLES, UNUSED_POSITIONS
 
 QKV = "transformer.layers.0.attention.query_key_value.weight"
 

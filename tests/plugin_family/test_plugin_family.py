@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from safetensors.torch import load_file
 
 from tests.shards import write_shards
+from vidtron.checkpoint import latest, read_full_state
+from vidtron.models.layers.checkpoint_rules import bits_equal
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -75,8 +79,15 @@ SGD = ["--optimizer", "sgd", "--lr", "0.05", "--sgd-momentum", "0.9"]
 
 
 @pytest.fixture(scope="module")
-def one_rank(data, tmp_path_factory):
-    return trained(data, tmp_path_factory.mktemp("one"), SGD)
+def run_of_one_rank(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    trained(data, folder, SGD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank(run_of_one_rank):
+    return [json.loads(line) for line in (run_of_one_rank / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -106,6 +117,33 @@ def test_adapters_averages_resumption_validation_and_sampling(data, tmp_path):
              "--sampling-steps", "2", "--sampler", "ancestral", *extra],
         )  # fmt: skip
         assert "moving colours" in told and list((load / "videos").glob("*.mp4"))
+
+
+def converted(data: Path, load_format: str, load: Path, save_format: str, save: Path) -> str:
+    """What the converter says, by --plugin, of a conversion that it has verified."""
+    words = ["--load-format", load_format, "--load", load, "--save-format", save_format, "--save", save, "--verify"]
+    return run(data, ["tools/convert_checkpoint.py", *words], installed=False)
+
+
+@pytest.mark.slow
+def test_its_own_file_and_back(data, run_of_one_rank, tmp_path):
+    told = converted(data, "megatron", run_of_one_rank, "toydit", tmp_path / "toy.safetensors")
+    assert "vidtron's network, source and target weights: largest difference 0 (outputs up to" in told
+    file, hidden = load_file(tmp_path / "toy.safetensors"), 64
+    assert (
+        file["blocks.3.attn.q.kernel"].shape == file["blocks.3.text_kv.1.k_layernorm.scale"].shape * 2 == (hidden,) * 2
+    )
+    assert file["captions.0.kernel"].shape == (24, hidden) and file["blocks.0.modulation.5"].shape == (hidden,)
+    converted(data, "toydit", tmp_path / "toy.safetensors", "megatron", tmp_path / "back")
+    before, after = (read_full_state(latest(folder)) for folder in (run_of_one_rank, tmp_path / "back"))
+    assert before.keys() == after.keys() and len(before) > 100
+    assert [name for name in before if not bits_equal(before[name], after[name])] == []
+    settings = [yaml.safe_load((latest(f) / "config.yaml").read_text()) for f in (run_of_one_rank, tmp_path / "back")]
+    for key in ("model", "hidden_size", "num_frames", "height", "width"):
+        assert settings[0][key] == settings[1][key]
+    with pytest.raises(AssertionError, match="diffusers: networks of toydit's family have no names"):
+        converted(data, "megatron", run_of_one_rank, "diffusers", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_plugin_that_is_none(tmp_path):

@@ -22,12 +22,11 @@ from vidtron.checkpoint.folders import (
     iteration_of,
     latest,
     prune,
+    resolve_checkpoint,
 )
 from vidtron.checkpoint.formats import (
     ConversionError,
-    Format,
     WeightSource,
-    checkpoint_folder,
     detect_format,
     holds_weights_only,
     open_weights,
@@ -55,7 +54,6 @@ __all__ = [
     "Choice",
     "Conversion",
     "ConversionError",
-    "Format",
     "Inspection",
     "Part",
     "Search",
@@ -66,7 +64,6 @@ __all__ = [
     "base_errors",
     "base_folder",
     "candidates",
-    "checkpoint_folder",
     "checksums",
     "choose",
     "clear_unfinished",
@@ -92,6 +89,7 @@ __all__ = [
     "read_state",
     "record_base",
     "refusals",
+    "resolve_checkpoint",
     "shared_inspect",
     "take_adapters",
 ]

@@ -13,13 +13,8 @@ from vidtron.checkpoint import folders
 from vidtron.checkpoint.averages import Averages
 from vidtron.checkpoint.engine import NO_AVERAGES, CheckpointError, load, load_average
 from vidtron.checkpoint.errors import UnreadableFileError
-from vidtron.checkpoint.formats import (
-    checkpoint_folder,
-    configuration_beside,
-    detect_format,
-    holds_weights_only,
-    open_weights,
-)
+from vidtron.checkpoint.folders import resolve_checkpoint
+from vidtron.checkpoint.formats import configuration_beside, detect_format, holds_weights_only, open_weights
 from vidtron.checkpoint.full_state import read_state, tensor_shapes_on_disk
 from vidtron.checkpoint.lora_adapters import Adapters
 from vidtron.checkpoint.state import Part, bare, everything
@@ -62,7 +57,7 @@ def base_folder(path: Path, moved_to: Path | None) -> Path | None:
     """
     record = base_of(path)
     place = None if record is None else moved_to or record["path"]
-    return None if place is None else checkpoint_folder(Path(place))
+    return None if place is None else resolve_checkpoint(Path(place))
 
 
 def base_errors(path: str | Path, moved_to: str | Path | None) -> list[str]:

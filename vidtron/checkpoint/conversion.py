@@ -1,7 +1,6 @@
 """Weights from one format to another, tensor by tensor."""
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,23 +8,18 @@ from torch import Tensor
 
 from vidtron.checkpoint import verification
 from vidtron.checkpoint.finiteness import NotFinite, refuse_overflow
-from vidtron.checkpoint.formats import FORMATS, Format, open_weights
-from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, WeightTarget
-from vidtron.checkpoint.formats.diffusers import DiffusersTarget
-from vidtron.checkpoint.formats.megatron import MegatronSource, MegatronTarget
-from vidtron.checkpoint.formats.sat import SatTarget
-from vidtron.checkpoint.full_state import read_state
+from vidtron.checkpoint.formats import WeightFormat, format_named, open_weights
+from vidtron.checkpoint.formats.base import DTYPES, Content, ConversionError
+from vidtron.checkpoint.formats.weight_format import possessive
 from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.verification import Verification
+from vidtron.config.network import NetworkConfig
 from vidtron.config.storage import writing
-from vidtron.models.cogvideox.checkpoint_names import sizes
-from vidtron.models.cogvideox.config import CogVideoXConfig
-from vidtron.models.cogvideox.foreign_configs import DIFFUSERS_FINAL_NORM_EPS, SAT_FINAL_NORM_EPS
+from vidtron.models.foreign import changed_settings
 
 Progress = Callable[[list[str]], Iterable[str]]
-FORMATS_EPS = {"sat": SAT_FINAL_NORM_EPS, "diffusers": DIFFUSERS_FINAL_NORM_EPS}
 
 
 @dataclass
@@ -34,7 +28,7 @@ class Conversion:
 
     model: str
     """Preset of the network's kind."""
-    network: CogVideoXConfig
+    network: NetworkConfig
     """As the target's format runs it."""
     tensors: int
     """Tensors of vidtron's network."""
@@ -51,8 +45,8 @@ def convert(
     load: str | Path,
     save: str | Path,
     *,
-    load_format: Format | None = None,
-    save_format: Format,
+    load_format: str | None = None,
+    save_format: str,
     model: str | None = None,
     dtype: str | None = None,
     ema: bool | str = False,
@@ -76,10 +70,11 @@ def convert(
 
     Args:
         load: checkpoint: a SAT folder (with `latest`, or of a tag), a diffusers folder (a pipeline's or its
-            transformer/), a run folder or one of its iter_* folders.
-        save: the new folder; a run folder for megatron.
-        load_format: sat, diffusers or megatron; told by the folder's files unless given.
-        save_format: sat, diffusers or megatron.
+            transformer/), a run folder or one of its iter_* folders, a file of another format.
+        save: the new folder; a run folder for megatron; for a format of one file also a name ending in .safetensors.
+        load_format: sat, diffusers, megatron or one that a family has stated (`formats`); told by the files unless
+            given.
+        save_format: likewise.
         model: preset of the network, where the checkpoint does not tell it.
         dtype: fp32, bf16 or fp16; each tensor keeps its own unless given. fp32 takes the fp32 weights of the optimizer
             of a bf16 run where the checkpoint has them.
@@ -104,8 +99,7 @@ def convert(
         ValueError: an argument is none of the accepted.
     """
     load, save = Path(load), Path(save)
-    if save_format not in FORMATS:
-        raise ValueError(f"--save-format {save_format}: accepted: {', '.join(FORMATS)}")
+    format = format_named(save_format, "--save-format")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype {dtype}: accepted: {', '.join(DTYPES)}")
     if lora not in LORA_MODES:
@@ -126,8 +120,13 @@ def convert(
     )
     for place in source.places:
         _refuse_overlap(place, save)
-    network, notes = _target_network(source, save_format)
-    letters = sizes(network)
+    network = format.network(source.model, source.network)
+    notes = [
+        f"{name} is {theirs} in the source and {ours} in {possessive(save_format)} network: outputs change "
+        "slightly (--verify says by how much)"
+        for name, theirs, ours in changed_settings(source.network, network, source.family.foreign)
+    ]
+    letters = source.family.sizes(network)
     specs = {
         row.ours: TensorSpec(row.our_shape(letters), source.dtype(row.ours) if dtype is None else DTYPES[dtype])
         for row in source.rows
@@ -146,11 +145,13 @@ def convert(
             warn(warning)
 
     tell(source.warnings)
+    content = Content(source.model, network, specs, source.sample, source.extras)
+    options = {"sat_model_parallel_size": sat_model_parallel_size, "sat_version": sat_version}
     not_finite = NotFinite()
     advice = "make room there; nothing is left of this attempt"
-    with published(save, overwrite=overwrite) as folder:
+    with published(save, overwrite=overwrite, only=format.file_for(save)) as folder:
         with writing(save, advice):
-            target = _target(folder, save_format, network, specs, source, sat_model_parallel_size, sat_version)
+            target = format.target(folder, content, options)
         for name in progress(list(specs)):
             tensor = source.read(name)
             not_finite.look_at(name, tensor, source)
@@ -162,23 +163,18 @@ def convert(
         with writing(save, advice):
             target.finish()
         result.notes += getattr(target, "notes", [])
-        _read_back(folder, save, save_format, (source.model, network), specs)
+        _read_back(folder, save, format, content)
         if verify:
             written = open_weights(folder, save_format, model=model)
             result.verification = verification.verify(source, written, specs, progress)
     return result
 
 
-def _read_back(
-    folder: Path, save: Path, format: Format, network: tuple[str, CogVideoXConfig], specs: Mapping[str, TensorSpec]
-) -> None:
+def _read_back(folder: Path, save: Path, format: WeightFormat, content: Content) -> None:
     """Raises ConversionError: what was written cannot be opened, or is not of the announced shapes and types."""
+    specs = content.specs
     try:
-        # A run folder tells its network itself.
-        written = open_weights(folder, format, network=None if format == "megatron" else network)
-        if format == "megatron":
-            assert isinstance(written, MegatronSource)
-            read_state(written.folder)
+        written = format.read_back(folder, content)
         wrong = [f"{name}: {written.dtype(name)}" for name, spec in specs.items() if written.dtype(name) != spec.dtype]
     except ValueError as error:  # ConversionError and UnreadableFileError are such
         told = str(error).replace(str(folder), str(save))
@@ -196,32 +192,3 @@ def _refuse_overlap(load: Path, save: Path) -> None:
     source, target = load.resolve(), save.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise ConversionError(f"--save {save}: lies within {load}, or the other way round; accepted: elsewhere")
-
-
-def _target_network(source: WeightSource, save_format: Format) -> tuple[CogVideoXConfig, list[str]]:
-    """The network as the target's format runs it, and what changes."""
-    eps = FORMATS_EPS.get(save_format, source.network.final_norm_eps)
-    if eps == source.network.final_norm_eps:
-        return source.network, []
-    note = (
-        f"the final norm (norm_out.norm, mixins.final_layer.norm_final) has epsilon {source.network.final_norm_eps:g} "
-        f"in the source and {eps:g} in {save_format}'s network: outputs change slightly (--verify says by how much)"
-    )
-    return dataclasses.replace(source.network, final_norm_eps=eps), [note]
-
-
-def _target(
-    folder: Path,
-    format: Format,
-    network: CogVideoXConfig,
-    specs: dict[str, TensorSpec],
-    source: WeightSource,
-    sat_ranks: int,
-    sat_version: str | None,
-) -> WeightTarget:
-    sample, extras = source.sample, source.extras
-    if format == "sat":
-        return SatTarget(folder, network, specs, sample=sample, extras=extras, ranks=sat_ranks, version=sat_version)
-    if format == "diffusers":
-        return DiffusersTarget(folder, network, specs, sample=sample, extras=extras)
-    return MegatronTarget(folder, network, specs, model=source.model, sample=sample, extras=extras)

@@ -64,6 +64,11 @@ def latest(run_dir: str | Path) -> Path | None:
     return next(reversed(completed(run_dir)), None)
 
 
+def resolve_checkpoint(path: str | Path) -> Path | None:
+    """The iter_* folder that a path leads to: itself, or the newest complete one of a run folder; None without any."""
+    return Path(path) if is_complete(path) else latest(path)
+
+
 def begin(run_dir: str | Path, iteration: int) -> Path:
     """A new empty folder to write a checkpoint into; what killed saves have left is removed.
 

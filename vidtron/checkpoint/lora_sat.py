@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidtron.checkpoint.errors import CheckpointError, UnreadableFileError
-from vidtron.checkpoint.formats import WeightSource
+from vidtron.checkpoint.formats import Content, WeightSource
 from vidtron.checkpoint.formats.sat import SatTarget
 from vidtron.checkpoint.formats.sat_files import read_parameters, tag_in
 from vidtron.checkpoint.lora_adapters import Adapters, paired, write_file
@@ -26,7 +26,6 @@ from vidtron.checkpoint.publishing import published
 from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.torch_files import load_torch_file
-from vidtron.models import registry
 from vidtron.models.family import Family
 from vidtron.models.lora_targets import ForeignModule, adapter_names
 
@@ -192,7 +191,7 @@ def write_sat_with_base(
         FileExistsError: the folder exists.
     """
     adapters, alpha = _of_one_alpha(adapters, fold_scale)
-    family = registry.family_of(base.model)
+    family = base.family
     state = sat_state(adapters, family)
     problems = misfits(adapters, family, base.network)
     layers = {split(name)[0] for name in adapters}
@@ -207,9 +206,8 @@ def write_sat_with_base(
     letters = family.sizes(base.network)
     specs = {row.ours: TensorSpec(row.our_shape(letters), dtype or base.dtype(row.ours)) for row in base.rows}
     with published(path, overwrite=overwrite) as folder:
-        target = SatTarget(
-            folder, base.network, specs, sample=base.sample, extras=base.extras, adapters=state, lora_alpha=alpha
-        )
+        content = Content(base.model, base.network, specs, base.sample, base.extras)
+        target = SatTarget(folder, content, adapters=state, lora_alpha=alpha)
         for name in progress(list(specs)):
             target.write(name, base.read(name).to(specs[name].dtype))
         target.finish()

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from vidtron.checkpoint.adapters import base_errors, base_of, refuse_other_weights, sum_of_bits
 from vidtron.checkpoint.engine import CheckpointError
-from vidtron.checkpoint.formats import Format, configuration_beside, detect_format, open_weights
+from vidtron.checkpoint.folders import resolve_checkpoint
+from vidtron.checkpoint.formats import configuration_beside, detect_format, open_weights
 from vidtron.checkpoint.formats.base import DTYPES, ConversionError, WeightSource, refuse
-from vidtron.checkpoint.formats.megatron import MegatronSource, check_kind, checkpoint_folder, first_line
+from vidtron.checkpoint.formats.megatron import MegatronSource, check_kind, first_line
 from vidtron.checkpoint.formats.sat import SatSource
 from vidtron.checkpoint.integrity import inspect, refusals
 from vidtron.checkpoint.lora_adapters import Adapter, Adapters, paired
@@ -20,7 +21,6 @@ from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_merge import beside, merged, misfits
 from vidtron.checkpoint.summary import summarized
 from vidtron.config.run import RunConfig
-from vidtron.models import registry
 from vidtron.models.layers.checkpoint_rules import Row
 
 LoraMode = Literal["merge", "drop"]
@@ -93,7 +93,7 @@ class _StoredAdapters(Mapping[str, Adapter]):
 
 def open_merged(
     path: Path,
-    format: Format | None = None,
+    format: str | None = None,
     *,
     model: str | None = None,
     ema: bool | str = False,
@@ -123,7 +123,7 @@ def open_merged(
         ConversionError: as `open_weights`; or the adapters do not fit, or their base weights are missing or others.
     """
     form = format or detect_format(path)
-    folder = checkpoint_folder(path) if form == "megatron" else None
+    folder = resolve_checkpoint(path) if form == "megatron" else None
     if folder is None and lora_base is not None:
         raise ConversionError(f"--lora-base: {path} is no checkpoint of adapters alone; accepted: without --lora-base")
     fp32 = dtype == "fp32"
@@ -181,7 +181,7 @@ def _base(
             "accepted: --lora-base with a checkpoint of those weights, or a run without --save-lora-only"
         )
     run = _run(folder)
-    base_folder = checkpoint_folder(place)
+    base_folder = resolve_checkpoint(place)
     if verify and base_folder is not None:
         _verified(base_folder)
     base = open_weights(place, model=model, network=(run.model, run.network), trust_pickle=trust_pickle, adapters=True)
@@ -199,7 +199,7 @@ def _run(folder: Path) -> RunConfig:
 
 
 def _merged(source: WeightSource, alpha: float | None, dtype: str | None, trust_pickle: bool) -> MergedSource:
-    family = registry.family_of(source.model)
+    family = source.family
     shapes: Mapping[str, Adapter]
     adapters: Mapping[str, Adapter]
     if isinstance(source, SatSource):

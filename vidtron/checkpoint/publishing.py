@@ -12,8 +12,13 @@ _UNFINISHED = ".unfinished_"
 
 
 @contextlib.contextmanager
-def published(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def published(target: Path, *, overwrite: bool, only: str | None = None) -> Iterator[Path]:
     """An empty folder beside `target` to fill; it gets its name when the block ends, and is removed if that raises.
+
+    Args:
+        target: the name.
+        overwrite: replace what has it.
+        only: the file in the folder that gets the name, instead of the folder.
 
     A killed process leaves `.unfinished_NAME`, which no reader takes for a checkpoint; the next attempt removes it.
 
@@ -31,7 +36,8 @@ def published(target: Path, *, overwrite: bool) -> Iterator[Path]:
         with writing(target, "make room there; nothing is left of this attempt"):
             for path in [*unfinished.rglob("*"), unfinished]:
                 flush_to_disk(path)
-            _replace(target, unfinished)
+            _replace(target, unfinished if only is None else unfinished / only)
+            shutil.rmtree(unfinished, ignore_errors=True)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

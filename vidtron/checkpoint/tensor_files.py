@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import torch
@@ -56,16 +57,19 @@ def _copy(file: Any, tensor: Tensor) -> None:
 class SafetensorsFile:
     """A safetensors file (https://github.com/huggingface/safetensors, the format's section)."""
 
-    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]):
+    def __init__(
+        self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] = MappingProxyType({})
+    ):
         """
         Args:
             path: made.
             specs: all tensors of the file.
+            metadata: texts of the header.
         """
         self.specs = dict(specs)
         self._left = set(specs)
         self._offsets: dict[str, int] = {}
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
         end = 0
         for name, spec in self.specs.items():
             self._offsets[name] = end

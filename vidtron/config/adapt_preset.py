@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection
+from typing import Any
 
 from vidtron.config.run import RunConfig
 
@@ -55,7 +56,8 @@ def _adapt_warm_up(config: RunConfig, change: Change) -> None:
 
 def _adapt_output(config: RunConfig, given: Collection[str], change: Change) -> None:
     """A network that predicts a variance has a second half of output channels."""
-    network, variance = config.network, config.objective.predicted_variance
+    network: Any = config.network  # of families with channels that depend on it
+    variance = config.objective.predicted_variance
     if variance == "none" or "out_channels" in given or not hasattr(network, "latent_channels"):
         return
     latent = network.channels

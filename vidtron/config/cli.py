@@ -31,6 +31,7 @@ from vidtron.config.flags import (
     takes_several,
 )
 from vidtron.config.launcher import launched_rank
+from vidtron.config.network import NetworkConfig
 from vidtron.config.program import described
 from vidtron.config.ranges import shown
 from vidtron.config.run import RunConfig
@@ -48,7 +49,7 @@ class Preset(Protocol):
     """A named model, as the registry of models gives it."""
 
     @property
-    def network(self) -> Any:
+    def network(self) -> NetworkConfig:
         """Instance of the model's own dataclass."""
 
     @property

@@ -1,13 +1,13 @@
 """The configuration of one run."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.data import DataConfig, EncoderConfig
 from vidtron.config.ema import EmaConfig
 from vidtron.config.logging import LoggingConfig
 from vidtron.config.lora import AdaptationConfig
+from vidtron.config.network import NetworkConfig
 from vidtron.config.objective import ObjectiveConfig
 from vidtron.config.optimizer import OptimizerConfig
 from vidtron.config.parallel import ParallelConfig
@@ -21,7 +21,7 @@ class RunConfig:
     """Everything a run is a function of. `network` is the model's own dataclass, added by the entry point."""
 
     model: str
-    network: Any
+    network: NetworkConfig
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

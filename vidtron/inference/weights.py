@@ -10,6 +10,7 @@ import torch
 
 from vidtron import checkpoint
 from vidtron.checkpoint import CheckpointError, ConversionError, Verification, WeightSource
+from vidtron.checkpoint.formats import formats
 from vidtron.checkpoint.formats.megatron import run_configuration
 from vidtron.config import cli
 from vidtron.config.errors import ConfigurationError
@@ -26,7 +27,7 @@ SAT_AVERAGE = "ema"
 
 def location(load: Path) -> Path:
     """The checkpoint that `--load` leads to: of a run folder its latest."""
-    return _checkpoint(load) or load
+    return checkpoint.resolve_checkpoint(load) or load
 
 
 def configuration_of(config: SamplingConfig) -> RunConfig:
@@ -77,7 +78,7 @@ def check(config: SamplingConfig) -> list[str]:
 
 def verification(config: SamplingConfig, groups: Groups) -> AbstractContextManager[Verification | None]:
     """What `load_into` waits for, begun: the ranks share the reading, and may do other things beside it."""
-    folder = _checkpoint(config.load) if config.verify_checkpoint else None
+    folder = checkpoint.resolve_checkpoint(config.load) if config.verify_checkpoint else None
     return nullcontext() if folder is None else Verification(folder, rank=groups.rank, ranks=groups.world_size)
 
 
@@ -100,7 +101,7 @@ def await_verification(config: SamplingConfig, groups: Groups, verification: Ver
 
 def _refuse_damage(config: SamplingConfig, examine: Callable[[Path], checkpoint.Inspection]) -> None:
     """Raises ConfigurationError: files of the checkpoint are damaged."""
-    folder = _checkpoint(config.load) if config.verify_checkpoint else None
+    folder = checkpoint.resolve_checkpoint(config.load) if config.verify_checkpoint else None
     if folder is not None and (errors := checkpoint.refusals([examine(folder)])):
         raise ConfigurationError(errors)
 
@@ -120,13 +121,9 @@ def load_into(chunks: Sequence[torch.nn.Module], config: SamplingConfig, groups:
         checkpoint.load_average_with_base(path, chunks, config.ema, groups, moved_to=base)
 
 
-def _checkpoint(load: Path) -> Path | None:
-    return load if checkpoint.is_complete(load) else checkpoint.latest(load)
-
-
 def _of_a_run(load: Path) -> Path | None:
     """The iter_* folder, if a run wrote it and not a conversion."""
-    path = _checkpoint(load)
+    path = checkpoint.resolve_checkpoint(load)
     return None if path is None or checkpoint.holds_weights_only(path) else path
 
 
@@ -135,7 +132,7 @@ def _open(config: SamplingConfig) -> WeightSource:
     if format is None:
         raise ValueError(
             f"--load {config.load}: no complete checkpoint; accepted: a run folder or an iter_* folder of one, or "
-            "weights in a folder of SAT or diffusers"
+            f"weights in the format {', '.join(name for name in formats() if name != 'megatron')}"
         )
     if format == "sat" and config.ema not in (None, SAT_AVERAGE):
         raise ConversionError(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from vidtron.config.network import NetworkT_contra
 
 if TYPE_CHECKING:
     from megatron.core.transformer.module import MegatronModule
@@ -12,16 +16,25 @@ if TYPE_CHECKING:
     from vidtron.config.run import RunConfig
     from vidtron.config.text import TextSpec
     from vidtron.config.world import World
+    from vidtron.models.foreign import ForeignModel, SampleSize
     from vidtron.models.inputs import SampleSpec
     from vidtron.models.layers.checkpoint_rules import Row
     from vidtron.models.lora_targets import LoraTarget
     from vidtron.parallel import Groups
 
 
-class Family(Protocol):
-    """Builds the networks of one kind and answers for them. `size` is that of a clip; None: the run's one size."""
+class Family(Protocol[NetworkT_contra]):
+    """Builds the networks of one kind and answers for them. `size` is that of a clip; None: the run's one size.
 
-    lora_targets: tuple[LoraTarget, ...]
+    A family may derive from it; it then has the values that stand here.
+    """
+
+    foreign: Mapping[str, ForeignModel] = MappingProxyType({})
+    """Name of a format -> how the family's networks stand in it."""
+    size_names: Mapping[str, str] = MappingProxyType({})
+    """What messages call the letters of `sizes`: `D` -> hidden size. A letter without a name is told as it is."""
+
+    lora_targets: tuple[LoraTarget, ...] = ()
     """Which linear maps may have adapters, in the order in which they are listed; empty where none may."""
 
     def build(
@@ -44,11 +57,11 @@ class Family(Protocol):
         """
         ...
 
-    def rows(self, network: Any) -> list[Row]:
+    def rows(self, network: NetworkT_contra) -> list[Row]:
         """The whole network's weights with their shapes, adapters left out; `theirs` are our own names."""
         ...
 
-    def sizes(self, network: Any) -> dict[str, int]:
+    def sizes(self, network: NetworkT_contra) -> dict[str, int]:
         """What the letters in the shapes of `rows` stand for."""
         ...
 
@@ -102,6 +115,26 @@ class Family(Protocol):
         """Channels that the network answers with for each latent pixel of the video."""
         ...
 
-    def temporal_patch(self, network: Any) -> int:
+    def temporal_patch(self, network: NetworkT_contra) -> int:
         """Latent frames of one token."""
+        ...
+
+    def closest_preset(self, network: NetworkT_contra) -> str:
+        """The preset that a network which was read from files is called by; it may differ."""
+        ...
+
+    def default_sample(self, network: NetworkT_contra) -> SampleSize:
+        """The clips that a network's weights are for where nothing tells."""
+        ...
+
+    def sample_of(self, run: RunConfig) -> SampleSize:
+        """The clips that a run's weights are for, as other formats state them."""
+        ...
+
+    def clip_for(self, run: RunConfig, sample: SampleSize) -> ClipSize:
+        """The clip of a run whose weights, read from another format, are for `sample`; `run` has the preset's clip."""
+        ...
+
+    def small_sample(self, network: NetworkT_contra) -> SampleSpec:
+        """A sample of few tokens, upon which the network is run to see whether weights are what they were."""
         ...

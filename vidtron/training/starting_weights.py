@@ -7,6 +7,7 @@ from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError, WeightSource
 from vidtron.config.checkpoint import CheckpointConfig
 from vidtron.config.run import RunConfig
+from vidtron.models.foreign import changed_settings
 from vidtron.parallel import Groups
 from vidtron.training.assembly import TrainedModel
 
@@ -16,7 +17,7 @@ class StartingWeights:
     """Where --load leads to, if not to a run that continues."""
 
     path: Path
-    format: checkpoint.Format
+    format: str
     of_a_run: bool = False
     """A checkpoint that a run could also go on from, perhaps of adapters alone."""
 
@@ -73,13 +74,11 @@ def start_from(weights: StartingWeights, config: RunConfig, model: TrainedModel,
     checkpoint.load_weights(source, model.modules, groups)
     model.optimizer.reload_model_params()
     remarks = [f"starting from the weights of {weights.path} ({weights.format})", *source.notes, *source.warnings]
-    theirs = f"{source.network.final_norm_eps:g}"
-    if source.network.final_norm_eps != config.network.final_norm_eps:
-        remarks.append(
-            f"the final norm's epsilon is {config.network.final_norm_eps:g} here and {theirs} in {weights.path}: "
-            f"outputs change slightly (--final-norm-eps {theirs} keeps it)"
-        )
-    return remarks
+    return remarks + [
+        f"{name} is {ours} here and {theirs} in {weights.path}: outputs change slightly "
+        f"(--{name.replace('_', '-')} {theirs} keeps it)"
+        for name, theirs, ours in changed_settings(source.network, config.network, source.family.foreign)
+    ]
 
 
 def folder_errors(config: CheckpointConfig, weights: StartingWeights) -> list[str]:

@@ -1,13 +1,13 @@
 """The family as vidtron sees it."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from torch.nn.functional import silu
 
 from toydit import names
-from toydit.config import GEOMETRY, ToyConfig
+from toydit.config import GEOMETRY, PRESETS, ToyConfig
+from toydit.file import ToyFile
 from toydit.model import ToyDiT
 from vidtron.config.data import ClipSize
 from vidtron.config.geometry import LatentGeometry
@@ -15,19 +15,23 @@ from vidtron.config.run import RunConfig
 from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.models import freezing
+from vidtron.models.family import Family
+from vidtron.models.foreign import SampleSize, clip_of_sample, sample_of_clip
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
+from vidtron.models.preset import closest_preset
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_sequence
 
 
-@dataclass(frozen=True)
-class ToyFamily:
+class ToyFamily(Family[ToyConfig]):
     """Builds the network and answers what vidtron asks of it."""
 
     lora_targets = names.LORA_TARGETS
+    foreign = {"toydit": ToyFile()}
+    size_names = {"D": "hidden size", "E": "width of the time embedding"}
 
     def build(self, run: RunConfig, groups: Groups, **place: Any) -> ToyDiT:
         network: ToyConfig = run.network
@@ -95,6 +99,21 @@ class ToyFamily:
 
     def temporal_patch(self, network: ToyConfig) -> int:
         return 1
+
+    def closest_preset(self, network: ToyConfig) -> str:
+        return closest_preset(PRESETS, network)
+
+    def default_sample(self, network: ToyConfig) -> SampleSize:
+        return SampleSize(8, 3, 4)
+
+    def sample_of(self, run: RunConfig) -> SampleSize:
+        return sample_of_clip(run.data.size, GEOMETRY)
+
+    def clip_for(self, run: RunConfig, sample: SampleSize) -> ClipSize:
+        return clip_of_sample(sample, GEOMETRY)
+
+    def small_sample(self, network: ToyConfig) -> SampleSpec:
+        return SampleSpec({VIDEO: (2, GEOMETRY.channels, 2, 3)}, network.texts)
 
 
 FAMILY = ToyFamily()

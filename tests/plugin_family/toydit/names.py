@@ -63,15 +63,20 @@ LORA_TARGETS = tuple(
 )
 
 
-def rows(network: ToyConfig) -> list[Row]:
-    """All weights of the whole network. A linear map has a weight and a bias; all else is a parameter itself."""
-    table = []
+def table() -> list[Row]:
+    """All weights. A linear map has a weight and a bias; all else is a parameter itself."""
+    found = []
     for name, shape in (*_OUTSIDE.items(), *((f"decoder.layers.*.{n}", shape) for n, shape in _LAYER.items())):
         if name.endswith((".weight", ".table")):
-            table.append(_row(name, shape))
+            found.append(_row(name, shape))
         else:
-            table += [_row(f"{name}.weight", shape), _row(f"{name}.bias", shape.split()[0])]
-    return expand(table, network.num_layers)
+            found += [_row(f"{name}.weight", shape), _row(f"{name}.bias", shape.split()[0])]
+    return found
+
+
+def rows(network: ToyConfig) -> list[Row]:
+    """The same of the whole network."""
+    return expand(table(), network.num_layers)
 
 
 def _row(name: str, shape: str) -> Row:

@@ -2,18 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vidtron.checkpoint.errors import UnreadableFileError
+from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.torch_files import load_torch_file
-from vidtron.models.cogvideox.checkpoint_names import our_rows
-from vidtron.models.cogvideox.checkpoint_tables import SampleSize
-from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.config.network import NetworkConfig
+from vidtron.models import registry
+from vidtron.models.family import Family
+from vidtron.models.foreign import ForeignModel, SampleSize
 from vidtron.models.layers.checkpoint_rules import Row
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,6 +78,37 @@ def _check_extras(extras: Extras) -> None:
         raise TypeError("`sample` is not three sizes")
 
 
+Preset = tuple[str, NetworkConfig]
+"""Name of a preset, and a network of its kind, which may differ from it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How weights are to be read."""
+
+    ema: bool | str = False
+    """The averages of the weights instead of them; a name where a checkpoint has several."""
+    fp32: bool = False
+    """Take the fp32 weights of a bf16 run's optimizer where there are any."""
+    trust_pickle: bool = False
+    """Open `.pt` files that need more than tensors and plain values."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A network's weights before they are written."""
+
+    model: str
+    """The preset whose kind of network it is."""
+    network: NetworkConfig
+    specs: Mapping[str, TensorSpec]
+    """Our name -> shape and type."""
+    sample: SampleSize
+    """The clips that they are for."""
+    extras: Extras = field(default_factory=Extras)
+    """What a file that they come from held besides."""
+
+
 class WeightSource(ABC):
     """A network's weights somewhere on disk.
 
@@ -86,9 +120,9 @@ class WeightSource(ABC):
     path: Path
     model: str
     """The preset whose kind of network it is."""
-    network: CogVideoXConfig
+    network: NetworkConfig
     sample: SampleSize
-    """The size that the format's position tables are for."""
+    """The clips that the weights are for."""
     extras: Extras
     notes: list[str]
     """What the user should know."""
@@ -98,6 +132,16 @@ class WeightSource(ABC):
     """Tensors of LoRA adapters that stand beside the weights, by the format's names."""
 
     @property
+    def family(self) -> Family:
+        """That builds the network."""
+        return registry.family_of(self.model)
+
+    @property
+    def foreign(self) -> ForeignModel | None:
+        """How its family's networks stand in the format; None in our own."""
+        return self.family.foreign.get(self.format)
+
+    @property
     def places(self) -> list[Path]:
         """All that is read."""
         return [self.path]
@@ -105,7 +149,7 @@ class WeightSource(ABC):
     @property
     def rows(self) -> list[Row]:
         """Our tensors."""
-        return our_rows(self.network)
+        return self.family.rows(self.network)
 
     @abstractmethod
     def parts(self, ours: str) -> dict[str, Tensor]:
@@ -134,6 +178,11 @@ class WeightTarget(ABC):
     @abstractmethod
     def finish(self) -> None:
         """Complete the files."""
+
+
+def with_settings(network: NetworkConfig, settings: Mapping[str, object]) -> Any:
+    """The network with some of its fields changed."""
+    return replace(cast(Any, network), **settings)
 
 
 def first_line(error: BaseException) -> str:

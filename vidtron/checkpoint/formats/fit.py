@@ -1,39 +1,34 @@
 """Whether a file's tensors are a network's, and if not, in what they differ: told by sizes first, then by tensors.
 
-The letters of sizes are those of `checkpoint_names`; which format the names are of does not matter.
+The letters of sizes are those of the family; which format the names are of does not matter.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vidtron.checkpoint.summary import MOST_LINES, collapsed, ranges, summarized
-from vidtron.models.cogvideox.checkpoint_names import sizes
-from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
+from vidtron.config.network import NetworkConfig
+from vidtron.models import registry
+from vidtron.models.family import Family
 from vidtron.models.layers.checkpoint_rules import LeadingOne, PatchConvolution, Row, Same, Shape, differences
 
-RowsOf = Callable[[CogVideoXConfig], Sequence[Row]]
+RowsOf = Callable[[Any], Sequence[Row]]
 
 LAYERS = "layers"
-_SIZES = {
-    LAYERS: "layers",
-    "D": "hidden size",
-    "R": "width of an attention head",
-    "E": "width of the time embedding",
-    "X": "width of the text embeddings",
-    "P": "inputs of a patch",
-    "O": "outputs of a patch",
-    "M": "rows of the learned position table",
-}
 _LAYER = "decoder.layers."
+_PLAIN = re.compile(r"\d*[A-Z]")
+"""A dimension that is a multiple of one size."""
 _LINES_BESIDE_SIZES = 4
 _MISSING, _UNKNOWN = ": missing", ": unknown"
 
 
 def misfits(
     rows_of: RowsOf,
-    network: CogVideoXConfig,
+    network: NetworkConfig,
     model: str,
     found: Mapping[str, Shape],
     ignored: Collection[str] = (),
@@ -53,9 +48,10 @@ def misfits(
         The number of tensors; lines: the sizes in which the tensors differ from the network, layers that are missing
         whole, the first tensors, and the preset that fits best, if it is another.
     """
+    family = registry.family_of(model)
     rows = rows_of(network)
     named = {_name(problem) for problem in more}
-    problems = [p for p in differences(rows, found, sizes(network), network, ignored) if _name(p) not in named]
+    problems = [p for p in differences(rows, found, family.sizes(network), network, ignored) if _name(p) not in named]
     problems += more
     if not problems:
         return 0, []
@@ -63,13 +59,13 @@ def misfits(
     lines, others = layers.told(problems, found, network.num_layers)
     theirs = sizes_found(rows, found)
     different = [
-        f"{_SIZES[key]}: {theirs[key]:,} in the tensors, {value:,} in the network ({model})"
-        for key, value in _sizes_of(network, rows).items()
+        f"{_named(family, key)}: {theirs[key]:,} in the tensors, {value:,} in the network ({model})"
+        for key, value in _sizes_of(family, network, rows).items()
         if theirs.get(key, value) != value
     ]
     lines = [*different, *lines]
     lines += summarized(others, _LINES_BESIDE_SIZES if lines else MOST_LINES)
-    return len(problems), [*lines, *(_advice(rows_of, found, model) if different else [])]
+    return len(problems), [*lines, *(_advice(family, rows_of, found, model) if different else [])]
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def sizes_found(rows: Sequence[Row], found: Mapping[str, Shape]) -> dict[str, in
         rows: the format's table of any network.
         found: name -> shape of the file's tensors, whole.
     """
-    dims = {collapsed(row.theirs[0]): row for row in rows if len(row.theirs) == 1}
+    dims = {collapsed(row.theirs[0]): row for row in rows if _shows_sizes(row)}
     votes: dict[str, Counter[int]] = {}
     for name, shape in found.items():
         row = dims.get(collapsed(name))
@@ -141,9 +137,9 @@ def sizes_found(rows: Sequence[Row], found: Mapping[str, Shape]) -> dict[str, in
             shape = (*shape[:1], math.prod(shape[1:]))
         elif isinstance(row.rule, LeadingOne):
             shape = shape[1:]
-        elif not isinstance(row.rule, Same):
-            continue
         for dim, size in zip(row.shape, shape, strict=False):
+            if not _PLAIN.fullmatch(dim):
+                continue
             times = int(dim[:-1] or 1)
             if size % times == 0:
                 votes.setdefault(dim[-1], Counter())[size // times] += 1
@@ -152,22 +148,33 @@ def sizes_found(rows: Sequence[Row], found: Mapping[str, Shape]) -> dict[str, in
     return agreed | ({LAYERS: len(layers)} if layers else {})
 
 
-def _sizes_of(network: CogVideoXConfig, rows: Sequence[Row]) -> dict[str, int]:
+def _named(family: Family, key: str) -> str:
+    """What messages call a size."""
+    return LAYERS if key == LAYERS else family.size_names.get(key, f"size {key}")
+
+
+def _sizes_of(family: Family, network: NetworkConfig, rows: Sequence[Row]) -> dict[str, int]:
     """The sizes that a network's tensors show."""
-    used = {dim[-1] for row in rows for dim in row.shape}
-    known = {LAYERS: network.num_layers, **sizes(network)}
-    return {key: known[key] for key in _SIZES if key == LAYERS or key in used}
+    used = {dim[-1] for row in rows if _shows_sizes(row) for dim in row.shape if _PLAIN.fullmatch(dim)}
+    known = family.sizes(network)
+    letters = [*family.size_names, *(letter for letter in known if letter not in family.size_names)]
+    return {LAYERS: network.num_layers} | {key: known[key] for key in letters if key in used}
 
 
-def _advice(rows_of: RowsOf, found: Mapping[str, Shape], model: str) -> list[str]:
+def _shows_sizes(row: Row) -> bool:
+    """Whether the shape of the format's tensor is that of ours, or nearly."""
+    return len(row.theirs) == 1 and isinstance(row.rule, Same | PatchConvolution | LeadingOne)
+
+
+def _advice(family: Family, rows_of: RowsOf, found: Mapping[str, Shape], model: str) -> list[str]:
     """The preset whose sizes the tensors have, or have most of; nothing if it is `model`."""
     names = {collapsed(name) for name in found}
     distances = {}
-    for name, preset in PRESETS.items():
+    for name, preset in registry.relatives(model).items():
         rows = rows_of(preset.network)
         theirs = sizes_found(rows, found)
-        wanted = _sizes_of(preset.network, rows)
-        differing = [_SIZES[key] for key, value in wanted.items() if theirs.get(key) != value]
+        wanted = _sizes_of(family, preset.network, rows)
+        differing = [_named(family, key) for key, value in wanted.items() if theirs.get(key) != value]
         absent = {collapsed(n) for row in rows for n in row.theirs} ^ names
         distances[name] = (len(differing), len(absent), differing)
     best = min(distances, key=lambda name: distances[name][:2])
@@ -179,11 +186,19 @@ def _advice(rows_of: RowsOf, found: Mapping[str, Shape], model: str) -> list[str
     return [f"no preset has these sizes; the closest is {best}, which differs in: {', '.join(differing)}"]
 
 
-def nearly(network: CogVideoXConfig, found: Mapping[str, Shape], rows_of: RowsOf) -> str | None:
-    """The preset that has all sizes of a network but more layers; None if there is none."""
+def nearly(model: str, network: NetworkConfig, found: Mapping[str, Shape], rows_of: RowsOf) -> str | None:
+    """The preset that has all sizes of a network but more layers; None if there is none.
+
+    Args:
+        model: a preset of the network's family.
+        network: as its tensors tell it.
+        found: name -> shape of the tensors, whole.
+        rows_of: the format's table of a network, expanded.
+    """
+    family = registry.family_of(model)
     theirs = sizes_found(rows_of(network), found) | {LAYERS: 0}
-    for name, preset in PRESETS.items():
-        wanted = _sizes_of(preset.network, rows_of(preset.network)) | {LAYERS: 0}
+    for name, preset in registry.relatives(model).items():
+        wanted = _sizes_of(family, preset.network, rows_of(preset.network)) | {LAYERS: 0}
         if wanted == theirs and preset.network.num_layers > network.num_layers:
             return name
     return None

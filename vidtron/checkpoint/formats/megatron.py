@@ -12,52 +12,74 @@ from torch import Tensor
 from vidtron.checkpoint import folders, manifest
 from vidtron.checkpoint.average_names import average_key, average_of_key
 from vidtron.checkpoint.formats.base import (
+    Content,
     ConversionError,
     Extras,
+    Preset,
+    Reading,
     WeightSource,
     WeightTarget,
     check_floating,
     first_line,
     refuse,
+    with_settings,
 )
 from vidtron.checkpoint.formats.fit import misfits
 from vidtron.checkpoint.full_state import read_state
 from vidtron.checkpoint.summary import summarized
-from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.checkpoint.torch_dist_files import TorchDistReader, TorchDistWriter
 from vidtron.config import cli, yaml_file
 from vidtron.config.errors import ConfigurationError
+from vidtron.config.network import NetworkConfig
 from vidtron.config.run import RunConfig
 from vidtron.models import registry
-from vidtron.models.cogvideox.checkpoint_names import MODULES_WITH_EXTRA_STATE, our_rows
-from vidtron.models.cogvideox.checkpoint_tables import SampleSize
-from vidtron.models.cogvideox.config import CogVideoXConfig
-from vidtron.models.cogvideox.foreign_configs import closest_preset, default_sample
+from vidtron.models.family import Family
+from vidtron.models.foreign import SampleSize, settings_in
 from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.lora import is_adapter
+from vidtron.models.layers.specs import keeps_extra_state
 
 _BESIDE = ("optimizer.", "ema.")
 """Prefixes of what stands beside the weights: the optimizer's state, and averages."""
 _MASTERS = ("optimizer.state.fp32_param.", "optimizer.state.param.")
 """fp32 weights of the optimizer of a bf16 run, without and with --use-distributed-optimizer."""
-_LATENT_PIXELS = 8
+NAME = "megatron"
 
 
-def checkpoint_folder(path: Path) -> Path | None:
-    """The checkpoint that a path leads to: itself, or the latest complete one of a run folder."""
-    return path if folders.is_complete(path) else folders.latest(path)
+class MegatronFormat:
+    """vidtron's own checkpoints."""
+
+    name = NAME
+
+    def detects(self, path: Path) -> bool:
+        return folders.resolve_checkpoint(path) is not None
+
+    def open(self, path: Path, preset: Preset | None, reading: Reading) -> "MegatronSource":
+        return MegatronSource(path, preset=preset, ema=reading.ema, fp32=reading.fp32)
+
+    def network(self, model: str, network: NetworkConfig) -> NetworkConfig:
+        return network
+
+    def target(self, folder: Path, content: Content, options: Mapping[str, Any]) -> "MegatronTarget":
+        return MegatronTarget(folder, content)
+
+    def file_for(self, save: Path) -> str | None:
+        return None
+
+    def read_back(self, folder: Path, content: Content) -> "MegatronSource":
+        return self.open(folder, None, Reading())  # a run folder tells its network itself
 
 
 class MegatronSource(WeightSource):
     """The weights of a run's checkpoint, whatever layout wrote it."""
 
-    format = "megatron"
+    format = NAME
 
     def __init__(
         self,
         path: Path,
         *,
-        preset: tuple[str, CogVideoXConfig] | None,
+        preset: Preset | None,
         ema: bool | str = False,
         fp32: bool = False,
         base: WeightSource | None = None,
@@ -75,7 +97,7 @@ class MegatronSource(WeightSource):
                 are told.
         """
         self.path, self._base = path, base
-        folder = checkpoint_folder(path)
+        folder = folders.resolve_checkpoint(path)
         if folder is None:
             raise ConversionError(f"--load {path}: no complete checkpoint; accepted: a run folder or an iter_* folder")
         self.folder = folder
@@ -110,21 +132,22 @@ class MegatronSource(WeightSource):
         self._check()
 
     @staticmethod
-    def _network(run: RunConfig | None, preset: tuple[str, CogVideoXConfig] | None) -> tuple[CogVideoXConfig, str]:
+    def _network(run: RunConfig | None, preset: Preset | None) -> tuple[NetworkConfig, str]:
         if preset is None:
             assert run is not None
             return run.network, run.model
         name, network = preset
-        eps = network.final_norm_eps if run is None else run.network.final_norm_eps
-        return dataclasses.replace(network, final_norm_eps=eps), name
+        if run is None or type(run.network) is not type(network):
+            return network, name
+        # What formats fix, a run may have taken over from them.
+        return with_settings(network, settings_in(run.network, registry.family_of(name).foreign)), name
 
     def _sample(self, run: RunConfig | None) -> SampleSize:
         if self.extras.sample is not None:
             return SampleSize(*self.extras.sample)
-        network = self.network
-        if run is None or network.learned_position_grid is not None or network.patch_size_t > 1:
-            return default_sample(network)
-        return SampleSize(run.data.num_frames, run.data.height // _LATENT_PIXELS, run.data.width // _LATENT_PIXELS)
+        if run is None:
+            return self.family.default_sample(self.network)
+        return self.family.sample_of(dataclasses.replace(run, network=self.network))
 
     def _take_average(self, ema: bool | str) -> None:
         averages = sorted({average for key in self._specs if (average := average_of_key(key)) is not None})
@@ -161,7 +184,7 @@ class MegatronSource(WeightSource):
         found |= {name: self._specs[key].shape for name, key in self._keys.items() if name in found}
         more = check_floating((key, self._specs[key].dtype) for key in self._keys.values() if key in self._specs)
         if self._base is None:
-            count, lines = misfits(our_rows, self.network, self.model, found, more=more)
+            count, lines = misfits(self.family.rows, self.network, self.model, found, more=more)
         else:
             problems = [*(f"{name}: unknown" for name in found), *more]
             count, lines = len(problems), summarized(problems)
@@ -203,57 +226,32 @@ def configuration_beside(folder: Path) -> RunConfig | None:
         raise ConversionError(f"{path}: {error}") from error
 
 
-def run_configuration(model: str, network: CogVideoXConfig, sample: SampleSize) -> RunConfig:
-    """The configuration written beside converted weights: a preset's, with this network and clips of its tables' size.
-
-    CogVideoX 1.5's tables are larger than any clip; the preset's clip stays where they hold it.
-    """
+def run_configuration(model: str, network: NetworkConfig, sample: SampleSize) -> RunConfig:
+    """The configuration written beside converted weights: a preset's, with this network and clips of their size."""
     run = cli.parse(["--model", model], registry.preset, registry.preset_names())
     run.network = network
-    data = run.data
-    held = (
-        sample.frames >= data.num_frames
-        and sample.height * _LATENT_PIXELS >= data.height
-        and sample.width * _LATENT_PIXELS >= data.width
-    )
-    if network.patch_size_t == 1 or not held:
-        data.num_frames, data.height, data.width = (
-            sample.frames,
-            sample.height * _LATENT_PIXELS,
-            sample.width * _LATENT_PIXELS,
-        )
+    clip = registry.family_of(model).clip_for(run, sample)
+    run.data.num_frames, run.data.height, run.data.width = clip
     return run
 
 
 class MegatronTarget(WeightTarget):
     """Writes a run folder with one checkpoint of weights alone, from which a run can start in any layout."""
 
-    def __init__(
-        self,
-        folder: Path,
-        network: CogVideoXConfig,
-        specs: Mapping[str, TensorSpec],
-        *,
-        model: str | None,
-        sample: SampleSize,
-        extras: Extras,
-    ):
+    def __init__(self, folder: Path, content: Content):
         """
         Args:
             folder: an empty one.
-            network: its configuration.
-            specs: our name -> shape and type.
-            model: preset that the configuration names; unset: the closest.
-            sample: size of the position tables of other formats, kept beside.
-            extras: what a SAT file that the weights come from held besides, kept beside.
+            content: what is to be written; the sizes of other formats' tables, and its extras, are kept beside.
         """
         self.run_folder = folder
         self.folder = folder / folders.folder_name(0)
         self.folder.mkdir()
-        run = run_configuration(model or closest_preset(network), network, sample)
-        self._configuration = yaml_file.dump(run)
+        sample, extras = content.sample, content.extras
+        self._configuration = yaml_file.dump(run_configuration(content.model, content.network, sample))
         Extras(extras.tensors, extras.dtypes, (sample.frames, sample.height, sample.width)).save(self.folder)
-        self._writer = TorchDistWriter(self.folder, specs, extra_states(network))
+        states = extra_states(registry.family_of(content.model), content.network)
+        self._writer = TorchDistWriter(self.folder, content.specs, states)
 
     def write(self, ours: str, tensor: Tensor) -> None:
         self._writer.write(ours, tensor)
@@ -297,7 +295,7 @@ def check_kind(folder: Path) -> None:
         raise ConversionError(f"{file}: says {str(kind)[:60]!r}; accepted: torch_dist")
 
 
-def extra_states(network: CogVideoXConfig) -> list[str]:
+def extra_states(family: Family, network: NetworkConfig) -> list[str]:
     """Keys of the objects that mcore's linear layers store beside their weights, one for the whole layer."""
-    modules = [row.ours.removesuffix(".weight") for row in our_rows(network) if row.ours.endswith(".weight")]
-    return [f"{module}._extra_state/shard_0_1" for module in modules if module.endswith(MODULES_WITH_EXTRA_STATE)]
+    modules = [row.ours.removesuffix(".weight") for row in family.rows(network) if row.ours.endswith(".weight")]
+    return [f"{module}._extra_state/shard_0_1" for module in modules if keeps_extra_state(module)]

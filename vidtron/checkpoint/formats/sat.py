@@ -1,101 +1,106 @@
 """SAT's checkpoints: `latest`, and TAG/mp_rank_00_model_states.pt for each model-parallel rank."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidtron.checkpoint.formats.base import (
     DTYPES,
+    Content,
     ConversionError,
     Extras,
+    Preset,
+    Reading,
     WeightSource,
     WeightTarget,
     check_floating,
     first_line,
     refuse,
     same_dtype,
+    with_settings,
 )
 from vidtron.checkpoint.formats.fit import layers_found, misfits, nearly
-from vidtron.checkpoint.formats.sat_files import LATEST, ORIGINAL, SatFiles
+from vidtron.checkpoint.formats.sat_files import LATEST, NAME, ORIGINAL, SAT_PREFIX, SatFiles, is_sat
+from vidtron.checkpoint.formats.weight_format import ForeignFormat, only
 from vidtron.checkpoint.summary import ranges
 from vidtron.checkpoint.tensor_files import PtFile, TensorSpec
-from vidtron.models.cogvideox import foreign_configs
-from vidtron.models.cogvideox.checkpoint_names import (
-    FREQS,
-    POS_EMBEDDING,
-    SAT_PREFIX,
-    SAT_TABLES,
-    UNUSED_POSITIONS,
-    sat_rows,
-)
-from vidtron.models.cogvideox.checkpoint_tables import SampleSize, sat_tables
-from vidtron.models.cogvideox.config import CogVideoXConfig
-from vidtron.models.cogvideox.foreign_configs import SAT_FINAL_NORM_EPS, closest_preset
-from vidtron.models.cogvideox.sat_config import to_sat
+from vidtron.config.network import NetworkConfig
+from vidtron.models import registry
+from vidtron.models.family import Family
+from vidtron.models.foreign import SatCheckpoint
 from vidtron.models.layers.checkpoint_rules import Row, Shape, SplitAlong, bits_equal
 
-VERSIONS = ("1.0", "1.5")
-"""Of upstream's SAT code: tag v1.0, and main since CogVideoX 1.5."""
+
+class SatFormat(ForeignFormat):
+    """SAT's checkpoints."""
+
+    name = NAME
+    kind = SatCheckpoint
+
+    def detects(self, path: Path) -> bool:
+        return path.exists() and is_sat(path)
+
+    def open(self, path: Path, preset: Preset | None, reading: Reading) -> "SatSource":
+        files = SatFiles(path, ema=bool(reading.ema), trust_pickle=reading.trust_pickle)
+        if preset is not None:
+            return SatSource(path, files, (registry.family_of(preset[0]), self.model_of(preset[0])), preset)
+        known = self.known()
+        return SatSource(path, files, only([k for k in known if k[1].recognizes(files.names)], known, path), preset)
+
+    def target(self, folder: Path, content: Content, options: Mapping[str, Any]) -> "SatTarget":
+        ranks, version = options.get("sat_model_parallel_size", 1), options.get("sat_version")
+        return SatTarget(folder, content, ranks=ranks, version=version)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Of the codes that files may be written for."""
+        return tuple(dict.fromkeys(version for _, model in self.known() for version in model.versions))
 
 
-def version_of(network: CogVideoXConfig, asked: str | None) -> str:
-    """Which of upstream's codes a file is written for.
-
-    Raises:
-        ConversionError: the asked one cannot build the network.
-    """
-    natural = "1.0" if network.patch_size_t == 1 else "1.5"
-    if asked == "1.0" and natural == "1.5":
-        raise ConversionError("--sat-version 1.0: that code has no patches of several frames; accepted: 1.5")
-    if asked == "1.5" and network.position == "sincos":
-        raise ConversionError(
-            "--sat-version 1.5: that code cannot build a network with sincos positions; accepted: 1.0"
-        )
-    return asked or natural
+SAT = SatFormat()
 
 
 class SatSource(WeightSource):
     """The weights of a SAT checkpoint."""
 
-    format = "sat"
+    format = NAME
 
-    def __init__(
-        self, path: Path, *, preset: tuple[str, CogVideoXConfig] | None, ema: bool = False, trust_pickle: bool = False
-    ):
+    def __init__(self, path: Path, files: SatFiles, known: tuple[Family, SatCheckpoint], preset: Preset | None):
         """
         Args:
-            path: a folder with `latest`, or of one tag, or a file.
+            path: that was asked for.
+            files: of the checkpoint.
+            known: the family of the network, and how it stands in SAT's files.
             preset: name and network of --model; else the files tell.
-            ema: read the averages, from the folder TAG-ema.
-            trust_pickle: open files that need more than weights_only=True allows.
 
         Raises:
-            ConversionError: it is damaged, or its tensors are not the network's: sizes, layers and tensors that differ
-                are told.
+            ConversionError: its tensors are not the network's: sizes, layers and tensors that differ are told.
         """
+        family, self._model = known
         self.path = path
         self.warnings: list[str] = []
-        self.files = SatFiles(path, ema=ema, trust_pickle=trust_pickle)
+        self.files = files
         self.adapter_shapes = self._adapter_shapes()
         local_shapes = {name: tuple(self.files.parts(name)[0].shape) for name in self.files.names}
-        known = self.files.parameters
+        parameters = self.files.parameters
 
         def read(name: str) -> Tensor:
             return self.files.parts(name)[0]
 
         self._refuse_gaps(local_shapes)
-        if preset is not None:
-            network = dataclasses.replace(preset[1], final_norm_eps=SAT_FINAL_NORM_EPS)
+        network: NetworkConfig
         try:
             if preset is not None:
-                self.sample = foreign_configs.sample_of_sat(network, local_shapes, read, known)
+                network = with_settings(preset[1], self._model.settings)
+                self.sample = self._model.sample_in(network, local_shapes, read, parameters)
             else:
-                network, self.sample = foreign_configs.from_sat(local_shapes, read, known)
+                told, self.sample = self._model.read_tensors(local_shapes, read, parameters)
+                network = with_settings(told, self._model.settings)
         except ValueError as error:
             raise ConversionError(f"--load {self.files.folder}: {error}") from error
         except (LookupError, RuntimeError, ArithmeticError) as error:
@@ -104,13 +109,13 @@ class SatSource(WeightSource):
                 "accepted: --model, if the file is not damaged"
             ) from error
         self.network = network
-        self.model = preset[0] if preset is not None else closest_preset(network)
-        self._flat = len(local_shapes.get("mixins.patch_embed.proj.weight", ())) == 2
+        self.model = preset[0] if preset is not None else family.closest_preset(network)
+        self._version = self._model.version_in(local_shapes)
         self._rows = {row.ours: row for row in self._rows_of(network)}
         whole_shapes = self._check(local_shapes)
-        if preset is None and "num_layers" not in known:
+        if preset is None and "num_layers" not in parameters:
             self._tell_guess(whole_shapes)
-        self.extras = self._keep_tables("1.0" if FREQS[0] in local_shapes else "1.5")
+        self.extras = self._keep_tables()
         self.notes = [f"kept aside: {part} ({len(names):,} tensors)" for part, names in self.files.aside.items()]
         if len(self.files.ranks) > 1:
             self.notes.append(f"joined the parts of {len(self.files.ranks)} model-parallel ranks")
@@ -129,12 +134,12 @@ class SatSource(WeightSource):
             )
         return {name: tuple(tensor.shape) for name, tensor in adapters.items()}
 
-    def _rows_of(self, network: CogVideoXConfig) -> list[Row]:
-        return sat_rows(network, flat_patches=self._flat)
+    def _rows_of(self, network: NetworkConfig) -> list[Row]:
+        return self._model.rows(network, self._version)
 
     def _refuse_gaps(self, local_shapes: Mapping[str, Shape]) -> None:
         """Whatever the depth, a layer between others is not left out."""
-        present = sorted(layers_found(sat_rows(CogVideoXConfig(num_layers=1)), local_shapes))
+        present = sorted(layers_found(self._model.rows(self._model.one_layer()), local_shapes))
         gaps = [range(a + 1, b) for a, b in zip([-1, *present], present, strict=False) if b > a + 1]
         if gaps:
             told = ", ".join(f"{gap[0]} to {gap[-1]}" if len(gap) > 1 else str(gap[0]) for gap in gaps)
@@ -148,14 +153,11 @@ class SatSource(WeightSource):
         network = self.network
         self.warnings.append(
             f"{self.files.folder}: no configuration in it and no --model: the network is told by its tensors: "
-            f"{network.num_layers} layers, hidden size {network.hidden_size}, {network.num_attention_heads} heads, "
-            f"{network.in_channels} channels in and {network.out_channels} out, patches of {network.patch_size_t} x "
-            f"{network.patch_size} x {network.patch_size}, {network.position} positions, {network.text_length} text "
-            "tokens"
+            f"{self._model.described(network)}"
         )
-        whole = nearly(network, whole_shapes, self._rows_of)
+        whole = nearly(self.model, network, whole_shapes, self._rows_of)
         if whole is not None:
-            depth = foreign_configs.PRESETS[whole].network.num_layers
+            depth = registry.preset(whole).network.num_layers
             absent = ranges(range(network.num_layers, depth))
             self.warnings.append(
                 f"{self.files.folder}: has all sizes of {whole} but {network.num_layers} layers instead of {depth}. "
@@ -180,35 +182,29 @@ class SatSource(WeightSource):
         """The shapes of the whole tensors. Raises ConversionError: they are not the network's."""
         found, more = self._joined_shapes(local_shapes)
         names = [name for row in self._rows.values() for name in row.theirs if name in found]
-        tables = {*SAT_TABLES, POS_EMBEDDING} if self.network.position == "sincos" else set(SAT_TABLES)
-        if self.network.position == "sincos":
-            tables -= set(FREQS)
+        tables = self._model.table_names(self.network)
         more += [f"{name}: unknown" for name in sorted(set(self.files.foreign))]
         more += check_floating((name, self.files.parts(name)[0].dtype) for name in names)
         fit = misfits(self._rows_of, self.network, self.model, found, tables, more)
         refuse(self.files.folder, *fit, f" the network ({self.model})")
         return found
 
-    def _keep_tables(self, version: str) -> Extras:
+    def _keep_tables(self) -> Extras:
         extras = Extras(sample=(self.sample.frames, self.sample.height, self.sample.width))
-        if not {*SAT_TABLES, POS_EMBEDDING} & set(self.files.names):
-            return extras
         try:
-            computed = sat_tables(self.network, self.sample, version=version)
+            computed = self._model.tables_like(self.network, self.sample, self.files.names)
         except (RuntimeError, ValueError) as error:
             raise ConversionError(
                 f"--load {self.files.folder}: no tables of positions can be made for this network: {first_line(error)}"
             ) from error
         for name, table in computed.items():
-            if name not in self.files.names:
-                continue
             stored = self.files.parts(name)[0]
             if bits_equal(stored, table.to(stored.dtype)):
                 if stored.dtype != torch.float32:
                     extras.dtypes[name] = _key(name, stored.dtype)
                 continue
-            problem = stored.shape != table.shape or not foreign_configs.is_table(stored, table)
-            if name != UNUSED_POSITIONS and problem:
+            problem = stored.shape != table.shape or not self._model.is_table(stored, table)
+            if name not in self._model.unread_tables and problem:
                 raise ConversionError(
                     f"{name}: not the fixed table of clips of {self.sample}, which vidtron's network computes"
                 )
@@ -248,11 +244,8 @@ class SatTarget(WeightTarget):
     def __init__(
         self,
         folder: Path,
-        network: CogVideoXConfig,
-        specs: Mapping[str, TensorSpec],
+        content: Content,
         *,
-        sample: SampleSize,
-        extras: Extras,
         ranks: int = 1,
         version: str | None = None,
         tag: str = "1",
@@ -262,34 +255,39 @@ class SatTarget(WeightTarget):
         """
         Args:
             folder: an empty one.
-            network: its configuration.
-            specs: our name -> shape and type.
-            sample: size of the position tables.
-            extras: what a SAT file that the weights come from held besides.
+            content: what is to be written.
             ranks: model-parallel ranks that will load it.
-            version: of upstream's code; its own unless given.
+            version: of upstream's code; the network's own unless given.
             tag: name of the folder inside.
             adapters: halves of LoRA adapters, all of one rank, by SAT's names; `ranks` is 1.
             lora_alpha: of the adapters.
 
         Raises:
-            ConversionError: the network does not divide by the ranks, or the version cannot build it.
+            ConversionError: the network has no names in SAT's files, or does not divide by the ranks, or the version
+                cannot build it.
         """
-        self.folder, self.network, self.tag, self.ranks = folder, network, tag, ranks
-        self.version = version_of(network, version)
+        self._model: SatCheckpoint = SAT.model_of(content.model)
+        self.folder, self.network, self.tag, self.ranks = folder, content.network, tag, ranks
+        network, specs = content.network, content.specs
+        try:
+            self.version = self._model.version_of(network, version)
+        except ValueError as error:
+            raise ConversionError(str(error)) from error
         if ranks < 1 or network.num_attention_heads % ranks:
             raise ConversionError(
                 f"--sat-model-parallel-size {ranks}: {network.num_attention_heads} attention heads do not divide by it"
             )
-        self.sample = sample
-        self._rows = {row.ours: row for row in sat_rows(network, flat_patches=self.version == "1.5")}
-        self._tables = sat_tables(network, sample, version=self.version)
-        self._finish_tables(extras, specs["final.norm.weight"].dtype)
+        self.sample = content.sample
+        self._rows = {row.ours: row for row in self._model.rows(network, self.version)}
+        self._tables = self._model.tables(network, content.sample, self.version)
+        self._finish_tables(content)
         self._adapters, self._lora_alpha = adapters, lora_alpha
         self._adapted = {name.rsplit(".", 2)[0] for name in adapters}
-        self.notes = []
-        if UNUSED_POSITIONS in self._tables and UNUSED_POSITIONS not in extras.tensors:
-            self.notes.append(f"{UNUSED_POSITIONS}: zeros (upstream's code wants it and never reads it)")
+        self.notes = [
+            f"{name}: zeros (upstream's code wants it and never reads it)"
+            for name in self._tables
+            if name in self._model.unread_tables and name not in content.extras.tensors
+        ]
         announced: dict[str, TensorSpec] = {}
         for ours, row in self._rows.items():
             whole = torch.empty(specs[ours].shape, device="meta")
@@ -303,14 +301,16 @@ class SatTarget(WeightTarget):
             PtFile(folder / tag / f"mp_rank_{rank:02d}_model_states.pt", announced) for rank in range(ranks)
         ]
 
-    def _finish_tables(self, extras: Extras, dtype: torch.dtype) -> None:
+    def _finish_tables(self, content: Content) -> None:
+        extras = content.extras
         for name in self._tables:
             if name in extras.tensors:
                 self._tables[name] = extras.tensors[name]
             elif name in extras.dtypes:
                 self._tables[name] = self._tables[name].to(DTYPES[extras.dtypes[name]])
-            if name == UNUSED_POSITIONS:
-                self._tables[name] = self._tables[name].to(dtype)
+            if name in self._model.unread_tables:
+                like = content.specs[self._model.unread_tables[name]]
+                self._tables[name] = self._tables[name].to(like.dtype)
 
     def _stored(self, name: str) -> str:
         """What the file calls a weight; one with adapters moves down."""
@@ -330,6 +330,6 @@ class SatTarget(WeightTarget):
             file.close()
         rank = next((tensor.shape[0] for name, tensor in self._adapters.items() if ".matrix_A." in name), None)
         lora = None if rank is None else {"r": rank, "lora_alpha": self._lora_alpha}
-        content = to_sat(self.network, self.sample, self.version, lora)
+        content = self._model.write_parameters(self.network, self.sample, self.version, lora)
         (self.folder / "model_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (self.folder / LATEST).write_text(self.tag, encoding="utf-8")

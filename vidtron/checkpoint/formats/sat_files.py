@@ -13,9 +13,12 @@ from vidtron.checkpoint.errors import UnreadableFileError
 from vidtron.checkpoint.formats.base import ConversionError
 from vidtron.checkpoint.summary import summarized
 from vidtron.checkpoint.torch_files import load_torch_file
-from vidtron.models.cogvideox.checkpoint_names import SAT_PREFIX
-from vidtron.models.cogvideox.sat_config import sat_parameters
+from vidtron.models import registry
+from vidtron.models.foreign import SatCheckpoint
 
+NAME = "sat"
+SAT_PREFIX = "model.diffusion_model."
+"""Of the network's tensors in the engine."""
 LATEST = "latest"
 ASIDE = ("first_stage_model.", "conditioner.", "denoiser.", "loss_fn.", "sampler.")
 """Parts of upstream's engine beside the network: autoencoder, text encoder, and objects that may hold tables."""
@@ -82,13 +85,23 @@ def is_sat(path: Path) -> bool:
     return (path / LATEST).is_file() or any(path.glob("mp_rank_*_model_states.pt"))
 
 
+def sat_models() -> list[SatCheckpoint]:
+    """How the known families stand in SAT's files."""
+    found = (family.foreign.get(NAME) for family in registry.families())
+    return [model for model in found if isinstance(model, SatCheckpoint)]
+
+
 def read_parameters(path: Path, folder: Path) -> dict[str, Any]:
-    """What upstream's YAML files or a model_config.json in the checkpoint's folders say about the network."""
+    """What upstream's YAML files or a model_config.json in the checkpoint's folders say about the network.
+
+    Raises:
+        ConversionError: one is damaged, or says what no network has.
+    """
     for place in dict.fromkeys((path if path.is_dir() else folder, folder, folder.parent)):
         for file in sorted([*place.glob("model_config.json"), *place.glob("*.yaml"), *place.glob("*.yml")]):
             try:
                 content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
-                parameters = sat_parameters(content)
+                parameters = next(filter(None, (model.parameters(content) for model in sat_models())), {})
             except RecursionError as error:
                 raise ConversionError(f"{file}: nested too deeply; accepted: upstream's configuration") from error
             except (yaml.YAMLError, ValueError, TypeError) as error:

@@ -138,8 +138,6 @@ _TABLE: tuple[_Entry, ...] = (
     *_pair("final.proj", "O D", "mixins.final_layer.linear", "proj_out"),
 )
 
-SAT_PREFIX = "model.diffusion_model."
-"""Of the network's tensors in SAT's files."""
 POS_EMBEDDING = "mixins.pos_embed.pos_embedding"
 FREQS = ("mixins.pos_embed.freqs_sin", "mixins.pos_embed.freqs_cos")
 UNUSED_POSITIONS = "transformer.position_embeddings.weight"
@@ -148,8 +146,16 @@ SAT_TABLES = (*FREQS, UNUSED_POSITIONS)
 UNUSED_POSITIONS_ROWS = 64
 """Rows of the leftover table: `max_sequence_length` in upstream's configurations."""
 
-MODULES_WITH_EXTRA_STATE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2", "modulation.linear")
-"""mcore's linear layers, which keep an (empty, but for FP8) extra state beside weight and bias."""
+SIZE_NAMES = {
+    "D": "hidden size",
+    "R": "width of an attention head",
+    "E": "width of the time embedding",
+    "X": "width of the text embeddings",
+    "P": "inputs of a patch",
+    "O": "outputs of a patch",
+    "M": "rows of the learned position table",
+}
+"""What messages call the letters of the shapes."""
 
 
 def sizes(network: CogVideoXConfig) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """CogVideoX as the trainer sees it."""
 
 import math
-from dataclasses import dataclass
+from typing import cast
 
 from megatron.core.transformer.module import MegatronModule
 
@@ -12,33 +12,39 @@ from vidtron.config.run import RunConfig
 from vidtron.config.text import TextSpec
 from vidtron.config.world import World
 from vidtron.models import freezing
-from vidtron.models.cogvideox.checkpoint_names import our_rows, sizes
+from vidtron.models.cogvideox.checkpoint_names import SIZE_NAMES, our_rows, sizes
 from vidtron.models.cogvideox.config import PRESETS, SPATIAL_RATIO, TEMPORAL_RATIO, CogVideoXConfig
+from vidtron.models.cogvideox.diffusers_format import CogVideoXInDiffusers
 from vidtron.models.cogvideox.flops import training_flops
 from vidtron.models.cogvideox.lora_names import TARGETS
 from vidtron.models.cogvideox.model import CogVideoX
+from vidtron.models.cogvideox.sample_size import default_sample, sample_of_run, tables_hold
+from vidtron.models.cogvideox.sat_format import CogVideoXInSat
+from vidtron.models.family import Family
+from vidtron.models.foreign import SampleSize, clip_of_sample
 from vidtron.models.inputs import VIDEO, SampleSpec
 from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
 from vidtron.models.lora_targets import parameter_names
-from vidtron.models.preset import Preset
+from vidtron.models.preset import closest_preset
 from vidtron.parallel import Groups
 from vidtron.parallel.tokens import padded_length, padded_sequence
 
+_SMALL_GRID = (2, 3, 4)
+"""Tokens in time, height and width of the sample upon which networks are compared."""
 
-@dataclass(frozen=True)
-class CogVideoXFamily:
+
+def _network(run: RunConfig) -> CogVideoXConfig:
+    return cast(CogVideoXConfig, run.network)
+
+
+class CogVideoXFamily(Family[CogVideoXConfig]):
     """Builds the network and answers what the trainer asks of it."""
 
-    name: str = "cogvideox"
-    config_class: type[CogVideoXConfig] = CogVideoXConfig
     lora_targets = TARGETS
-
-    @property
-    def presets(self) -> dict[str, Preset]:
-        """Presets by name."""
-        return PRESETS
+    foreign = {"sat": CogVideoXInSat(), "diffusers": CogVideoXInDiffusers()}
+    size_names = SIZE_NAMES
 
     def build(
         self,
@@ -50,7 +56,7 @@ class CogVideoXFamily:
         vp_stage: int | None = None,
     ) -> MegatronModule:
         """One chunk of the network, with its initial weights, on the rank's device."""
-        network: CogVideoXConfig = run.network
+        network = _network(run)
         world = World.from_environment()
         config = transformer_config(
             run,
@@ -74,15 +80,15 @@ class CogVideoXFamily:
 
     def geometry(self, run: RunConfig) -> LatentGeometry:
         """How the latents lie over the video."""
-        return causal_geometry(run.network.channels, TEMPORAL_RATIO, SPATIAL_RATIO)
+        return causal_geometry(_network(run).channels, TEMPORAL_RATIO, SPATIAL_RATIO)
 
     def texts(self, run: RunConfig) -> tuple[TextSpec, ...]:
         """What the network takes of a caption."""
-        return (TextSpec(run.network.text_length, run.network.text_width),)
+        return (TextSpec(_network(run).text_length, _network(run).text_width),)
 
     def inputs(self, run: RunConfig, size: ClipSize | None = None) -> SampleSpec:
         """What a sample consists of. Here and below, `size` is that of the clip; None: the run's one size."""
-        network: CogVideoXConfig = run.network
+        network = _network(run)
         return SampleSpec(
             latents={VIDEO: self.latent_shape(run, size)},
             texts=self.texts(run),
@@ -91,14 +97,14 @@ class CogVideoXFamily:
 
     def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
         """(frames, channels, height, width) of the latents the network sees, frames padded to whole patches."""
-        network: CogVideoXConfig = run.network
+        network = _network(run)
         channels, frames, height, width = self.geometry(run).fitting_shape(*(size or run.data.size))
         return padded_length(frames, network.patch_size_t), channels, height, width
 
     def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
         """Text and video tokens of one sample, without padding."""
         frames, _, height, width = self.latent_shape(run, size)
-        return run.network.text_length + math.prod(run.network.grid(frames, height, width))
+        return _network(run).text_length + math.prod(_network(run).grid(frames, height, width))
 
     def sequence_length(self, run: RunConfig, size: ClipSize | None = None) -> int:
         """Tokens of one sample, padded: what the pipeline's transfers are sized by."""
@@ -108,13 +114,13 @@ class CogVideoXFamily:
         """Model FLOPs of forward and backward pass, recomputation and gradients of frozen matrices not counted."""
         adaptation = run.adaptation
         if adaptation.lora_rank is None and not adaptation.freeze and not adaptation.train_only:
-            return training_flops(run.network, self.latent_shape(run, size))
+            return training_flops(_network(run), self.latent_shape(run, size))
         trained = freezing.trained_names(parameter_names(self, run), adaptation)
-        return training_flops(run.network, self.latent_shape(run, size), trained, adaptation.lora_rank or 0)
+        return training_flops(_network(run), self.latent_shape(run, size), trained, adaptation.lora_rank or 0)
 
     def rounded_size(self, run: RunConfig, height: int, width: int) -> tuple[int, int]:
         """The nearest height and width in pixels that the network takes, one patch at least."""
-        pixels = SPATIAL_RATIO * run.network.patch_size
+        pixels = SPATIAL_RATIO * _network(run).patch_size
         return max(1, round(height / pixels)) * pixels, max(1, round(width / pixels)) * pixels
 
     def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
@@ -123,7 +129,7 @@ class CogVideoXFamily:
 
     def output_channels(self, run: RunConfig) -> int:
         """Channels that the network answers with."""
-        return run.network.out_channels
+        return _network(run).out_channels
 
     def temporal_patch(self, network: CogVideoXConfig) -> int:
         """Latent frames of one token."""
@@ -137,10 +143,41 @@ class CogVideoXFamily:
         """What the letters in the shapes of `rows` stand for."""
         return sizes(network)
 
+    def closest_preset(self, network: CogVideoXConfig) -> str:
+        """The preset of the same kind that differs in the fewest fields; the tiny one only if it is the network."""
+        return closest_preset(
+            PRESETS,
+            network,
+            kind=("position", "patch_size_t", "in_channels", "ofs_embedding"),
+            free=("text_length", "init_method_std", "final_norm_eps"),
+            exact=("cogvideox-tiny",),
+        )
+
+    def default_sample(self, network: CogVideoXConfig) -> SampleSize:
+        """The clips that a network's weights are for where nothing tells."""
+        return default_sample(network)
+
+    def sample_of(self, run: RunConfig) -> SampleSize:
+        """The clips that a run's weights are for, as other formats state them."""
+        return sample_of_run(run, _network(run))
+
+    def clip_for(self, run: RunConfig, sample: SampleSize) -> ClipSize:
+        """CogVideoX 1.5's tables are larger than any clip; the preset's clip stays where they hold it."""
+        if tables_hold(_network(run), sample, run):
+            return run.data.size
+        return clip_of_sample(sample, self.geometry(run))
+
+    def small_sample(self, network: CogVideoXConfig) -> SampleSpec:
+        """A sample of few tokens; a learned table is for one height and width."""
+        t, h, w = _SMALL_GRID if network.learned_position_grid is None else (1, *network.learned_position_grid[1:])
+        shape = (t * network.patch_size_t, network.channels, h * network.patch_size, w * network.patch_size)
+        text = TextSpec(network.text_length, network.text_width)
+        return SampleSpec({VIDEO: shape}, (text,), image_latents=network.image_conditioned)
+
     def check(self, run: RunConfig, world: World) -> list[str]:
         """Everything about the network, its clip size and what of it is trained that cannot work."""
         return [
-            *_check_network(run.network),
+            *_check_network(_network(run)),
             *_check_layout(run),
             *self._check_clip(run),
             *freezing.check(self, run),
@@ -149,7 +186,7 @@ class CogVideoXFamily:
     def _check_clip(self, run: RunConfig) -> list[str]:
         """Of the run's own size, which evaluations and sampled videos have where there are buckets; the buckets' sizes
         go through `size_errors` in the data room."""
-        pixels = SPATIAL_RATIO * run.network.patch_size
+        pixels = SPATIAL_RATIO * _network(run).patch_size
         errors = [
             f"--{flag} {value}: accepted: multiples of {pixels} pixels"
             for flag, value in (("height", run.data.height), ("width", run.data.width))
@@ -161,7 +198,7 @@ class CogVideoXFamily:
 
     def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
         """Why the network under its layout cannot be trained on a size of whole patches."""
-        network: CogVideoXConfig = run.network
+        network = _network(run)
         errors: list[str] = []
         pixels = SPATIAL_RATIO * network.patch_size
         told = f"--height {size.height} --width {size.width} --num-frames {size.num_frames}"
@@ -217,7 +254,7 @@ def _check_network(network: CogVideoXConfig) -> list[str]:
 
 
 def _check_layout(run: RunConfig) -> list[str]:
-    network, parallel = run.network, run.parallel
+    network, parallel = _network(run), run.parallel
     tp, cp = parallel.tensor_model_parallel_size, parallel.context_parallel_size
     errors: list[str] = []
     if min(tp, cp) < 1:

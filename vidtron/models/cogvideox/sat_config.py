@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vidtron.models.cogvideox.checkpoint_tables import TEMPORAL_RATIO, SampleSize
-from vidtron.models.cogvideox.config import CogVideoXConfig
-from vidtron.models.cogvideox.foreign_values import (
+from vidtron.models.cogvideox.config import TEMPORAL_RATIO, CogVideoXConfig
+from vidtron.models.foreign import SampleSize
+from vidtron.models.foreign_values import (
     CHANNELS,
     FRAMES,
     HEADS,

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vidtron.config.network import NetworkConfig
+
 Shape = tuple[int, ...]
 
 
@@ -19,18 +21,18 @@ class Rule(Protocol):
     """Two inverse functions between one tensor of ours and one or several of theirs; `network` is the model's
     configuration."""
 
-    def to_ours(self, theirs: Sequence[Tensor], network: Any) -> Tensor: ...
-    def to_theirs(self, ours: Tensor, network: Any) -> tuple[Tensor, ...]: ...
+    def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor: ...
+    def to_theirs(self, ours: Tensor, network: NetworkConfig) -> tuple[Tensor, ...]: ...
 
 
 @dataclass(frozen=True)
 class Same:
     """The tensor as it is."""
 
-    def to_ours(self, theirs: Sequence[Tensor], network: Any) -> Tensor:
+    def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor:
         return theirs[0]
 
-    def to_theirs(self, ours: Tensor, network: Any) -> tuple[Tensor, ...]:
+    def to_theirs(self, ours: Tensor, network: NetworkConfig) -> tuple[Tensor, ...]:
         return (ours,)
 
 
@@ -38,10 +40,10 @@ class Same:
 class QkvThirds:
     """Three contiguous thirds [q; k; v] of rows <-> megatron-core's rows, [q, k, v] of each head in turn."""
 
-    def to_ours(self, theirs: Sequence[Tensor], network: Any) -> Tensor:
+    def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor:
         return theirs[0].unflatten(0, (3, network.num_attention_heads, -1)).transpose(0, 1).flatten(0, 2)
 
-    def to_theirs(self, ours: Tensor, network: Any) -> tuple[Tensor, ...]:
+    def to_theirs(self, ours: Tensor, network: NetworkConfig) -> tuple[Tensor, ...]:
         return (ours.unflatten(0, (network.num_attention_heads, 3, -1)).transpose(0, 1).flatten(0, 2),)
 
 
@@ -49,11 +51,11 @@ class QkvThirds:
 class QkvSeparate:
     """Three tensors q, k and v <-> megatron-core's rows, [q, k, v] of each head in turn."""
 
-    def to_ours(self, theirs: Sequence[Tensor], network: Any) -> Tensor:
+    def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor:
         heads = [tensor.unflatten(0, (network.num_attention_heads, -1)) for tensor in theirs]
         return torch.stack(heads, dim=1).flatten(0, 2)
 
-    def to_theirs(self, ours: Tensor, network: Any) -> tuple[Tensor, ...]:
+    def to_theirs(self, ours: Tensor, network: NetworkConfig) -> tuple[Tensor, ...]:
         return tuple(x.flatten(0, 1) for x in ours.unflatten(0, (network.num_attention_heads, 3, -1)).unbind(1))
 
 
@@ -63,13 +65,13 @@ class Blocks:
 
     parts: tuple[tuple[int, ...], ...]
 
-    def to_ours(self, theirs: Sequence[Tensor], network: Any) -> Tensor:
+    def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor:
         blocks: dict[int, Tensor] = {}
         for tensor, numbers in zip(theirs, self.parts, strict=True):
             blocks.update(zip(numbers, tensor.chunk(len(numbers)), strict=True))
         return torch.cat([blocks[number] for number in sorted(blocks)])
 
-    def to_theirs(self, ours: Tensor, network: Any) -> tuple[Tensor, ...]:
+    def to_theirs(self, ours: Tensor, network: NetworkConfig) -> tuple[Tensor, ...]:
         blocks = ours.chunk(sum(map(len, self.parts)))
         return tuple(torch.cat([blocks[number] for number in numbers]) for numbers in self.parts)
 
@@ -91,10 +93,10 @@ class PatchConvolution:
 class LeadingOne:
     """[1, ...] <-> [...]."""
 
-    def to_ours(self, theirs: Sequence[Tensor], network: Any) -> Tensor:
+    def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor:
         return theirs[0][0]
 
-    def to_theirs(self, ours: Tensor, network: Any) -> tuple[Tensor, ...]:
+    def to_theirs(self, ours: Tensor, network: NetworkConfig) -> tuple[Tensor, ...]:
         return (ours[None],)
 
 
@@ -172,7 +174,7 @@ class Row:
         """Shape of our tensor where the letters have these sizes."""
         return tuple(math.prod(sizes[f] if f in sizes else int(f) for f in _factors(dim)) for dim in self.shape)
 
-    def their_shapes(self, sizes: Mapping[str, int], network: Any) -> tuple[Shape, ...]:
+    def their_shapes(self, sizes: Mapping[str, int], network: NetworkConfig) -> tuple[Shape, ...]:
         """Shapes of their tensors, whole."""
         ours = torch.empty(self.our_shape(sizes), device="meta")
         return tuple(tuple(tensor.shape) for tensor in self.rule.to_theirs(ours, network))
@@ -204,7 +206,11 @@ def weight_sizes(rows: Collection[Row], sizes: Mapping[str, int]) -> dict[str, i
 
 
 def differences(
-    rows: Iterable[Row], found: Mapping[str, Shape], sizes: Mapping[str, int], network: Any, ignored: Collection[str]
+    rows: Iterable[Row],
+    found: Mapping[str, Shape],
+    sizes: Mapping[str, int],
+    network: NetworkConfig,
+    ignored: Collection[str],
 ) -> list[str]:
     """One message for each tensor that is missing, unknown or of another shape than the table's.
 
@@ -228,7 +234,7 @@ def differences(
     return messages
 
 
-def to_ours(rows: Iterable[Row], state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
+def to_ours(rows: Iterable[Row], state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
     """Our state from theirs.
 
     Raises:
@@ -243,7 +249,7 @@ def to_ours(rows: Iterable[Row], state: Mapping[str, Tensor], network: Any) -> d
     return {row.ours: row.rule.to_ours([state[name] for name in row.theirs], network).contiguous() for row in rows}
 
 
-def to_theirs(rows: Iterable[Row], state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
+def to_theirs(rows: Iterable[Row], state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
     """Their state from ours. Raises KeyError: a tensor of the table is missing."""
     return {
         name: tensor.contiguous()

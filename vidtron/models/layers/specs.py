@@ -1,6 +1,7 @@
 """One layer, two backends: mcore's own linear layers with torch kernels, or Transformer Engine's."""
 
 import copy
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -140,3 +141,12 @@ def modulated_layer_spec(
         params={"embedding_width": embedding_width, "kinds": kinds, "modulation": modulation},
         submodules=submodules,
     )
+
+
+_WITH_EXTRA_STATE = re.compile(r".*(linear_qkv|linear_q|linear_proj|linear_fc[12]|modulation\.linear|kv\.\d+\.linear)")
+
+
+def keeps_extra_state(module: str) -> bool:
+    """Whether a module, by its name in the model, is one of mcore's linear layers, which keep an (empty, but for FP8)
+    extra state beside weight and bias."""
+    return _WITH_EXTRA_STATE.fullmatch(module) is not None

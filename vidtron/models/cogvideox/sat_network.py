@@ -1,158 +1,26 @@
-"""A CogVideoX network as SAT's and diffusers' configurations describe it, and as a file's tensors show it."""
+"""A CogVideoX network as the tensors of a SAT file show it."""
 
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vidtron.models.cogvideox import foreign_values as values
 from vidtron.models.cogvideox.checkpoint_names import FREQS, POS_EMBEDDING, UNUSED_POSITIONS
-from vidtron.models.cogvideox.checkpoint_tables import (
-    Grid,
-    SampleSize,
-    grid_of_freqs,
-    grid_of_sincos,
-    sincos_table,
-)
-from vidtron.models.cogvideox.config import PRESETS, TEMPORAL_RATIO, CogVideoXConfig
-from vidtron.models.cogvideox.foreign_values import wrong_values
+from vidtron.models.cogvideox.config import PRESETS, CogVideoXConfig
+from vidtron.models.cogvideox.sample_size import Grid, default_sample, grid_of_sample, sample_of_grid
+from vidtron.models.cogvideox.sat_tables import grid_of_freqs, grid_of_sincos, is_table, sincos_table
+from vidtron.models.foreign import ReadTensor, SampleSize
 from vidtron.models.layers.checkpoint_rules import Shape
 
-SAT_FINAL_NORM_EPS, DIFFUSERS_FINAL_NORM_EPS = 1e-6, 1e-5
-_FREE_FIELDS = ("text_length", "init_method_std", "final_norm_eps")
-"""Fields that no tensor's meaning depends on."""
-_FIXED_IN_DIFFUSERS: dict[str, Any] = {
-    "activation_fn": "gelu-approximate",
-    "attention_bias": True,
-    "dropout": 0.0,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "norm_elementwise_affine": True,
-    "norm_eps": DIFFUSERS_FINAL_NORM_EPS,
-    "temporal_compression_ratio": TEMPORAL_RATIO,
-    "temporal_interpolation_scale": 1.0,
-    "timestep_activation_fn": "silu",
-}
-
-
-_LIMITS_IN_DIFFUSERS: dict[str, values.Limit] = {
-    "num_layers": values.LAYERS,
-    "num_attention_heads": values.HEADS,
-    "attention_head_dim": values.HEADS,
-    "time_embed_dim": values.WIDTH,
-    "in_channels": values.CHANNELS,
-    "out_channels": values.CHANNELS,
-    "patch_size": values.PATCH,
-    "patch_size_t": values.PATCH,
-    "max_text_seq_length": values.TEXT_TOKENS,
-    "text_embed_dim": values.WIDTH,
-    "sample_frames": values.FRAMES,
-    "sample_height": values.LATENT_PIXELS,
-    "sample_width": values.LATENT_PIXELS,
-    "spatial_interpolation_scale": float,
-    "use_rotary_positional_embeddings": bool,
-    "use_learned_positional_embeddings": bool,
-}
-
-
-def closest_preset(network: CogVideoXConfig) -> str:
-    """The preset of the same kind that differs in the fewest fields; the tiny one only if it is the network."""
-
-    def distance(name: str) -> tuple[bool, bool, int]:
-        preset: CogVideoXConfig = PRESETS[name].network
-        differing = {
-            f.name
-            for f in dataclasses.fields(network)
-            if f.name not in _FREE_FIELDS and getattr(network, f.name) != getattr(preset, f.name)
-        }
-        other_kind = bool(differing & {"position", "patch_size_t", "in_channels", "ofs_embedding"})
-        return other_kind, name == "cogvideox-tiny" and bool(differing), len(differing)
-
-    return min(PRESETS, key=distance)
-
-
-def default_sample(network: CogVideoXConfig) -> SampleSize:
-    """The size of the released files' tables."""
-    if network.learned_position_grid is not None:
-        return SampleSize.of_grid(network.learned_position_grid, network.patch_size, network.patch_size_t)
-    return SampleSize(49, 60, 90) if network.patch_size_t == 1 else SampleSize(81, 300, 300)
-
-
-def from_diffusers(config: Mapping[str, Any]) -> tuple[CogVideoXConfig, SampleSize]:
-    """The network of a diffusers `config.json`.
-
-    Raises:
-        ValueError: it describes something that vidtron's network is not; all of it is named.
-    """
-    problems = [
-        f"{name}: {config[name]!r}; accepted: {value!r}"
-        for name, value in _FIXED_IN_DIFFUSERS.items()
-        if config.get(name, value) != value
-    ]
-    problems += wrong_values(config, _LIMITS_IN_DIFFUSERS)
-    if config.get("ofs_embed_dim") not in (None, config.get("time_embed_dim", 512)):
-        problems.append(f"ofs_embed_dim: {config['ofs_embed_dim']}; accepted: null or time_embed_dim")
-    if problems:
-        raise ValueError("\n".join(problems))
-    config = {name: value for name, value in config.items() if value is not None}
-    heads = config.get("num_attention_heads", 30)
-    sample = SampleSize(
-        config.get("sample_frames", 49), config.get("sample_height", 60), config.get("sample_width", 90)
-    )
-    network = CogVideoXConfig(
-        num_layers=config.get("num_layers", 30),
-        hidden_size=heads * config.get("attention_head_dim", 64),
-        num_attention_heads=heads,
-        time_embed_dim=config.get("time_embed_dim", 512),
-        in_channels=config.get("in_channels", 16),
-        out_channels=config.get("out_channels") or config.get("in_channels", 16),
-        patch_size=config.get("patch_size", 2),
-        patch_size_t=config.get("patch_size_t") or 1,
-        text_length=config.get("max_text_seq_length", 226),
-        text_width=config.get("text_embed_dim", 4096),
-        position="rotary" if config.get("use_rotary_positional_embeddings", False) else "sincos",
-        spatial_interpolation=config.get("spatial_interpolation_scale", 1.875),
-        ofs_embedding=config.get("ofs_embed_dim") is not None,
-        final_norm_eps=DIFFUSERS_FINAL_NORM_EPS,
-    )
-    if config.get("use_learned_positional_embeddings", False):
-        network.learned_position_grid = sample.grid(network)
-    return network, sample
-
-
-def to_diffusers(network: CogVideoXConfig, sample: SampleSize) -> dict[str, Any]:
-    """The `config.json` that `from_pretrained` expects. The final norm's epsilon is diffusers' own, 1e-5."""
-    long_patches = network.patch_size_t > 1
-    return {
-        "_class_name": "CogVideoXTransformer3DModel",
-        **_FIXED_IN_DIFFUSERS,
-        "attention_head_dim": network.head_dim,
-        "in_channels": network.in_channels,
-        "max_text_seq_length": network.text_length,
-        "num_attention_heads": network.num_attention_heads,
-        "num_layers": network.num_layers,
-        "ofs_embed_dim": network.time_embed_dim if network.ofs_embedding else None,
-        "out_channels": network.out_channels,
-        "patch_bias": not long_patches,
-        "patch_size": network.patch_size,
-        "patch_size_t": network.patch_size_t if long_patches else None,
-        "sample_frames": sample.frames,
-        "sample_height": sample.height,
-        "sample_width": sample.width,
-        "spatial_interpolation_scale": network.spatial_interpolation,
-        "text_embed_dim": network.text_width,
-        "time_embed_dim": network.time_embed_dim,
-        "use_learned_positional_embeddings": network.learned_position_grid is not None,
-        "use_rotary_positional_embeddings": network.position == "rotary",
-    }
+SETTINGS = {"final_norm_eps": 1e-6}
+"""Of all networks in SAT's code."""
 
 
 def from_sat(
-    shapes: Mapping[str, Shape], read: Callable[[str], Tensor], config: Mapping[str, Any]
+    shapes: Mapping[str, Shape], read: ReadTensor, config: Mapping[str, Any]
 ) -> tuple[CogVideoXConfig, SampleSize]:
     """The network of a SAT file; what the configuration says goes before what the tensors show.
 
@@ -176,7 +44,7 @@ def from_sat(
     sample = known.pop("sample", None)
     known.update(_positions(shapes, read, known, sample))
     sample = known.pop("sample", sample)
-    known["final_norm_eps"] = SAT_FINAL_NORM_EPS
+    known.update(SETTINGS)
     network = CogVideoXConfig(
         **{f.name: known[f.name] for f in dataclasses.fields(CogVideoXConfig) if f.name in known}
     )
@@ -184,14 +52,14 @@ def from_sat(
 
 
 def sample_of_sat(
-    network: CogVideoXConfig, shapes: Mapping[str, Shape], read: Callable[[str], Tensor], config: Mapping[str, Any]
+    network: CogVideoXConfig, shapes: Mapping[str, Shape], read: ReadTensor, config: Mapping[str, Any]
 ) -> SampleSize:
     """The size of a SAT file's tables where the network is known; arguments as for `from_sat`."""
     like = network.patch_size, network.patch_size_t
     if FREQS[0] in shapes:
-        return SampleSize.of_grid(grid_of_freqs(read(FREQS[0])), *like)
+        return sample_of_grid(grid_of_freqs(read(FREQS[0])), *like)
     if network.position == "sincos" and POS_EMBEDDING in shapes:
-        return SampleSize.of_grid(grid_of_sincos(read(POS_EMBEDDING)[0])[1], *like)
+        return sample_of_grid(grid_of_sincos(read(POS_EMBEDDING)[0])[1], *like)
     return config.get("sample") or default_sample(network)
 
 
@@ -253,7 +121,7 @@ def _patches(shapes: Mapping[str, Shape], known: Mapping[str, Any]) -> dict[str,
 
 
 def _positions(
-    shapes: Mapping[str, Shape], read: Callable[[str], Tensor], known: Mapping[str, Any], sample: SampleSize | None
+    shapes: Mapping[str, Shape], read: ReadTensor, known: Mapping[str, Any], sample: SampleSize | None
 ) -> dict[str, Any]:
     """Kind of the positions, text length and sizes of the tables, from the tables or else the presets."""
     like = known["patch_size"], known["patch_size_t"]
@@ -261,7 +129,7 @@ def _positions(
     grid: Grid | None = None
     if FREQS[0] in shapes:
         grid = grid_of_freqs(read(FREQS[0]))
-        found |= {"position": "rotary", "sample": SampleSize.of_grid(grid, *like)}
+        found |= {"position": "rotary", "sample": sample_of_grid(grid, *like)}
     elif UNUSED_POSITIONS in shapes or len(shapes["mixins.patch_embed.proj.weight"]) == 2:
         found["position"] = "rotary"
     if POS_EMBEDDING in shapes and "position" not in found:
@@ -279,7 +147,7 @@ def _positions(
 def _sincos(table_MD: Tensor, known: Mapping[str, Any]) -> dict[str, Any]:
     """Positions of a file whose table is the fixed one; nothing if it is another."""
     text, grid = grid_of_sincos(table_MD)
-    sample = SampleSize.of_grid(grid, known["patch_size"], known["patch_size_t"])
+    sample = sample_of_grid(grid, known["patch_size"], known["patch_size_t"])
     network = CogVideoXConfig(hidden_size=known["hidden_size"], text_length=text)
     network.spatial_interpolation = known.get("spatial_interpolation", network.spatial_interpolation)
     expected = sincos_table(network, sample)[0]
@@ -288,21 +156,12 @@ def _sincos(table_MD: Tensor, known: Mapping[str, Any]) -> dict[str, Any]:
     return {"position": "sincos", "text_length": text, "sample": sample}
 
 
-def is_table(stored: Tensor, computed: Tensor) -> bool:
-    """Whether a stored table is the computed one, up to the rounding of its type and of another processor."""
-    tolerance = max(1e-4, 2 * torch.finfo(stored.dtype).eps)
-    return all(
-        bool((part - other).abs().max() <= tolerance)
-        for part, other in zip(stored.split(1024), computed.to(stored.dtype).split(1024), strict=True)
-    )
-
-
 def _learned(rows: int, grid: Grid | None, sample: SampleSize | None, known: Mapping[str, Any]) -> dict[str, Any]:
     """Grid of a learned table of so many rows."""
     like = known["patch_size"], known["patch_size_t"]
     grid = grid or known.get("learned_position_grid")
     if grid is None and sample is not None:
-        grid = sample.grid(CogVideoXConfig(patch_size=like[0], patch_size_t=like[1]))
+        grid = grid_of_sample(sample, CogVideoXConfig(patch_size=like[0], patch_size_t=like[1]))
     for preset in PRESETS.values():
         learned = preset.network.learned_position_grid
         if grid is None and learned and rows == preset.network.text_length + learned[0] * learned[1] * learned[2]:
@@ -315,7 +174,7 @@ def _learned(rows: int, grid: Grid | None, sample: SampleSize | None, known: Map
     return {
         "learned_position_grid": grid,
         "text_length": rows - grid[0] * grid[1] * grid[2],
-        "sample": SampleSize.of_grid(grid, *like),
+        "sample": sample_of_grid(grid, *like),
     }
 
 

@@ -3,8 +3,6 @@
 Shape letters: M rows of a table, D hidden width, R features of a head.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -14,33 +12,11 @@ from vidtron.models.cogvideox.checkpoint_names import (
     UNUSED_POSITIONS,
     UNUSED_POSITIONS_ROWS,
 )
-from vidtron.models.cogvideox.config import TEMPORAL_RATIO, CogVideoXConfig
+from vidtron.models.cogvideox.config import CogVideoXConfig
+from vidtron.models.cogvideox.sample_size import Grid, grid_of_sample
+from vidtron.models.foreign import SampleSize
 from vidtron.models.layers.embeddings import sincos_3d
 from vidtron.models.layers.rotary import angles_3d
-
-Grid = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class SampleSize:
-    """The size that a file's tables are made for."""
-
-    frames: int
-    """Of the video."""
-    height: int
-    """In latent pixels."""
-    width: int
-
-    def grid(self, network: CogVideoXConfig) -> Grid:
-        """Tokens in time, height and width."""
-        latent_frames = (self.frames - 1) // TEMPORAL_RATIO + 1
-        return network.grid(latent_frames, self.height, self.width)
-
-    @classmethod
-    def of_grid(cls, grid: Grid, patch_size: int, patch_size_t: int) -> "SampleSize":
-        """The smallest size with so many tokens."""
-        t, h, w = grid
-        return cls((t * patch_size_t - 1) * TEMPORAL_RATIO + 1, h * patch_size, w * patch_size)
 
 
 def sat_tables(network: CogVideoXConfig, sample: SampleSize, *, version: str) -> dict[str, Tensor]:
@@ -56,14 +32,14 @@ def sat_tables(network: CogVideoXConfig, sample: SampleSize, *, version: str) ->
     # Upstream's base network always has this one; no rotary network reads it.
     tables = {UNUSED_POSITIONS: torch.zeros(UNUSED_POSITIONS_ROWS, network.hidden_size)}
     if version == "1.0":
-        angles = angles_3d(*sample.grid(network), network.head_dim)
+        angles = angles_3d(*grid_of_sample(sample, network), network.head_dim)
         tables |= dict(zip(FREQS, (angles.sin(), angles.cos()), strict=True))
     return tables
 
 
 def sincos_table(network: CogVideoXConfig, sample: SampleSize) -> Tensor:
     """Rows of zeros for the text, then the fixed positions of the video tokens: [1, M, D], fp32."""
-    video = sincos_3d(*sample.grid(network), network.hidden_size, network.spatial_interpolation)
+    video = sincos_3d(*grid_of_sample(sample, network), network.hidden_size, network.spatial_interpolation)
     table = torch.zeros(1, network.text_length + video.shape[0], network.hidden_size)
     table[0, network.text_length :] = video
     return table
@@ -81,6 +57,15 @@ def grid_of_sincos(table_MD: Tensor) -> tuple[int, Grid]:
     text = int(filled[0]) if len(filled) else table_MD.shape[0]
     video = table_MD[text:]
     return text, _grid(video[:, 0], video[:, table_MD.shape[1] // 4])
+
+
+def is_table(stored: Tensor, computed: Tensor) -> bool:
+    """Whether a stored table is the computed one, up to the rounding of its type and of another processor."""
+    tolerance = max(1e-4, 2 * torch.finfo(stored.dtype).eps)
+    return all(
+        bool((part - other).abs().max() <= tolerance)
+        for part, other in zip(stored.split(1024), computed.to(stored.dtype).split(1024), strict=True)
+    )
 
 
 def _grid(time_M: Tensor, width_M: Tensor) -> Grid:
