@@ -118,15 +118,6 @@ def test_only_parallel_reads_global_parallel_state():
 
 
 FAMILIES = [name.rpartition(".")[2] for name in registry.OWN]
-KNOW_A_FAMILY: dict[str, str] = {
-    # Until LoRA's targets come from `Family` too.
-    "vidtron/checkpoint/lora_adapters.py": "vidtron.models.cogvideox.lora_names.TARGETS",
-    "vidtron/checkpoint/lora_diffusers.py": "vidtron.models.cogvideox.lora_names.TARGETS",
-    "vidtron/checkpoint/lora_merge.py": "vidtron.models.cogvideox.checkpoint_names.our_rows "
-    "vidtron.models.cogvideox.checkpoint_names.sizes",
-    "vidtron/checkpoint/lora_sat.py": "vidtron.models.cogvideox.lora_names.TARGETS",
-}
-"""File -> what it may import of a family."""
 
 
 def texts_in(source: str) -> Iterator[str]:
@@ -165,7 +156,7 @@ def test_nothing_but_the_registrys_table_knows_a_family():
         if found := knows_a_family(path.read_text(), package):
             known[str(path.relative_to(ROOT))] = " ".join(found)
     assert known.pop("vidtron/models/registry.py") == " ".join(registry.OWN)
-    assert known == KNOW_A_FAMILY
+    assert not known
 
 
 def test_files_have_one_subject():
