@@ -37,9 +37,10 @@ def test_everything_comes_back_in_its_place():
 
 def test_types_and_joining_leave_masks_sizes_and_what_is_absent():
     text = TextInput(torch.ones(1, 2, 3), torch.tensor([[True, False]]))
-    given = Conditions((text,), None, torch.tensor([[17.0, 1001.0, 96.0]]), torch.tensor([29.97]))
+    given = Conditions((text,), None, torch.tensor([[17.0, 1001.0, 96.0]]), torch.tensor([29.97]), torch.ones(1, 4, 5))
     half = given.in_type(torch.bfloat16)
     assert half.texts[0].states_BLE.dtype == torch.bfloat16 and half.texts[0].mask_BL.dtype == torch.bool
+    assert half.image_embeddings_BLE.dtype == torch.bfloat16
     assert half.size_B3.tolist() == given.size_B3.tolist()  # 1001 is no bf16 number
     both = joined((given, given))
     assert both.texts[0].states_BLE.shape == (2, 2, 3) and both.image_latents_BTCHW is None

@@ -41,6 +41,8 @@ class Conditions:
     """Frames, height and width of the clips in pixels."""
     fps_B: Tensor | None = None
     """Frames a second."""
+    image_embeddings_BLE: Tensor | None = None
+    """Image-to-video: what an image encoder says of the first frame, L tokens of it."""
 
     def in_type(self, dtype: torch.dtype) -> "Conditions":
         """The same with texts and latents in the type that the network computes in; sizes and rates keep theirs."""
@@ -48,8 +50,9 @@ class Conditions:
         def changed(tensor: Tensor) -> Tensor:
             return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-        texts, image = map_tensors((self.texts, self.image_latents_BTCHW), changed)
-        return replace(self, texts=texts, image_latents_BTCHW=image)
+        inputs = (self.texts, self.image_latents_BTCHW, self.image_embeddings_BLE)
+        texts, latents, embeddings = map_tensors(inputs, changed)
+        return replace(self, texts=texts, image_latents_BTCHW=latents, image_embeddings_BLE=embeddings)
 
 
 def joined(parts: Sequence[Conditions]) -> Conditions:
