@@ -92,8 +92,13 @@ class VideoSampler:
             self._texts(prompt.text), self._image_latents(prompt) if self.spec.image_latents else None, size, fps
         )
         null = self._texts(prompt.negative or "")
-        if prompt.negative is None and run.objective.null_text == "zeros":
-            null = map_tensors(null, torch.zeros_like)
+        if prompt.negative is None:
+            if run.objective.null_text == "zeros":
+                null = map_tensors(null, torch.zeros_like)
+            null = tuple(
+                replace(text, dropped_B=torch.ones_like(text.dropped_B)) if spec.own_null else other
+                for text, other, spec in zip(given.texts, null, self.spec.texts, strict=True)
+            )
         return GuidedConditions(given, replace(given, texts=null))
 
     def _texts(self, text: str) -> tuple[TextInput, ...]:
@@ -101,7 +106,10 @@ class VideoSampler:
         encoded = (encoder.encode([text]).to(self.groups.device) for encoder in self.text_encoders)
         return tuple(
             TextInput(
-                one.states_BLE, one.mask_BL if spec.masked else None, one.pooled_BE if spec.pooled_width else None
+                one.states_BLE,
+                one.mask_BL if spec.masked else None,
+                one.pooled_BE if spec.pooled_width else None,
+                torch.zeros(1, dtype=torch.bool, device=self.groups.device) if spec.own_null else None,
             )
             for one, spec in zip(encoded, self.spec.texts, strict=True)
         )
