@@ -66,12 +66,11 @@ def forward(state, x, timestep, y, *, heads, height, width, fps, num_frames=None
         return linear(f"{name}.fc2", F.gelu(linear(f"{name}.fc1", value), approximate="tanh"))
 
     def vectors(table, own, given):  # -> [V, B, T, 1, D]
-        both = [
-            (state[table] + value.unflatten(1, (-1, value.shape[1] // len(state[table])))) for value in (own, given)
-        ]
-        return torch.where(learned[..., None], both[0][:, None], both[1][:, None]).permute(2, 0, 1, 3)[:, :, :, None]
+        rows = state[table]
+        own, given = (rows + value.unflatten(1, (len(rows), -1)) for value in (own, given))
+        return torch.where(learned[..., None], own[:, None], given[:, None]).permute(2, 0, 1, 3)[:, :, :, None]
 
-    B, C, T, H, W = x.shape
+    B, _, T, H, W = x.shape
     D = state["x_embedder.proj.bias"].numel()
     x = F.pad(x, (0, W % 2, 0, H % 2))
     h, w = x.shape[3] // 2, x.shape[4] // 2

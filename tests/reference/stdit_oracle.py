@@ -20,6 +20,7 @@ from vidtron.models.layers.checkpoint_rules import to_ours, to_theirs
 from vidtron.models.layers.initialization import global_names, own_part
 from vidtron.models.stdit.checkpoint_names import COMPUTED, NULL_TEXT, opensora_rows
 from vidtron.models.stdit.config import STDiTConfig
+from vidtron.models.stdit.embeddings import positions
 from vidtron.models.stdit.family import FAMILY
 from vidtron.parallel import Groups, initialized
 from vidtron.training.assembly import TrainedModel, assemble
@@ -115,6 +116,66 @@ def outputs_and_gradients(
             theirs = to_theirs(opensora_rows(run.network), gradients, run.network)
             results[case] = {"output": output, "gradients": theirs, "x": arguments["x"].grad}
     return results
+
+
+def intermediates(rank: int, network: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Job: what the modules give on one rank, under Open-Sora's names and in its order of tokens."""
+    run, world = run_config(network, {}), World.from_environment()
+    seen: dict[str, Tensor] = {}
+    with initialized(run, world) as groups:
+        model = assemble(FAMILY, run, groups)
+        load_weights(model, run.network, groups)
+        [module] = model.modules
+        T = given["x"].shape[2]
+
+        def note(name: str, change: Any) -> Any:
+            def hook(_: Any, __: Any, output: Any) -> None:
+                update, bias = output if isinstance(output, tuple) else (output, None)
+                seen[name] = change(update if bias is None else update + bias)
+
+            return hook
+
+        def tokens(x: Tensor) -> Tensor:  # [S T, B, D] -> [B, T S, D]
+            return x.unflatten(0, (-1, T)).permute(2, 1, 0, 3).flatten(1, 2)
+
+        watched = {
+            "ar_embedder": (module.times.ratio, torch.clone),
+            "csize_embedder": (module.times.side, lambda x: torch.cat(x.chunk(2), 1)),
+            "fl_embedder": (module.times.frames, torch.clone),
+            "fps_embedder": (module.times.fps, torch.clone),
+            "t_embedder": (module.times.time, torch.clone),
+            "t_block": (module.times.vectors, torch.clone),
+            "t_block_temp": (module.times.temporal_vectors, torch.clone),
+            "y_embedder": (module.text_projection, lambda x: x.transpose(0, 1)[:, None]),
+            "x_embedder": (module.patch_proj, lambda x: x.permute(2, 1, 0, 3).flatten(1, 2)),
+            "blocks.0": (module.decoder.layers[0], tokens),
+            "blocks.1": (module.decoder.layers[1], tokens),
+            "blocks.0.cross_attn": (module.decoder.layers[0].cross_attention, tokens),
+            "blocks.0.mlp": (module.decoder.layers[0].mlp.linear_fc2, tokens),
+            "blocks.0.attn": (
+                module.decoder.layers[0].self_attention,
+                lambda x: x.unflatten(0, (-1, T)).permute(2, 1, 0, 3).flatten(0, 1),
+            ),
+            "blocks.0.attn_temp": (
+                module.decoder.layers[0].temporal_attention,
+                lambda x: x.unflatten(0, (-1, T)).permute(2, 0, 1, 3).flatten(0, 1),
+            ),
+        }
+        for name, (watched_module, change) in watched.items():
+            watched_module.register_forward_hook(note(name, change))
+        inputs = model_input(given)
+        if "force_drop_ids" in given:
+            text = TextInput(given["y"][:, 0], dropped_B=given["force_drop_ids"] == 1)
+            module.text_projection(text)
+            return seen
+        with torch.no_grad():
+            module(inputs)
+        for name in ("t_embedder", "t_block", "t_block_temp"):
+            seen[name], seen[f"{name}#2"] = seen[name].chunk(2)
+        scale = (given["height"] * given["width"]).sqrt()[:1] / run.network.position_side
+        rows, columns = run.network.grid(*given["x"].shape[3:])
+        seen["pos_embed"] = positions(rows, columns, run.network.hidden_size, scale).transpose(0, 1)
+    return seen
 
 
 def _forward_backward(model: TrainedModel, run: RunConfig, inputs: ModelInput, weight: Tensor) -> Tensor:
