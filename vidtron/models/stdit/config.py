@@ -73,10 +73,9 @@ class STDiTConfig:
 
 
 _XL2 = STDiTConfig()
-_STDIT3 = {"variant": "stdit3", "rotary_before_norm": False}
-_XL3 = replace(_XL2, **_STDIT3, text_length=300)
+_XL3 = replace(_XL2, variant="stdit3", rotary_before_norm=False, text_length=300)
 _TINY2 = replace(_XL2, num_layers=4, hidden_size=96, num_attention_heads=4, text_length=16, text_width=32)
-_TINY3 = replace(_TINY2, **_STDIT3, num_layers=2)
+_TINY3 = replace(_TINY2, variant="stdit3", rotary_before_norm=False, num_layers=2)
 
 _IDDPM = {"schedule": "ddpm-linear", "parameterization": "epsilon", "predicted_variance": "learned"}
 _FLOW = {
