@@ -12,14 +12,15 @@ from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.models.registry import family_of, preset
 from vidtron.models.stdit.axes import AxisSplit, choose_axis, padded_grid
+from vidtron.parallel.tokens import sequence_multiple
 
 
-def split(frames, spaces, *, cp=1, sp=1, cp_rank=0, sp_rank=0):
+def split(frames, spaces, *, cp=1, sp=1, cp_rank=0, sp_rank=0, multiple=None):
     def group(size, rank):
         return SimpleNamespace(size=lambda: size, rank=lambda: rank)
 
     return AxisSplit.of_rank(
-        frames, spaces, multiple=sp, tp=group(sp, sp_rank), cp=group(cp, cp_rank), sequence_parallel=sp > 1
+        frames, spaces, multiple=multiple or sp, tp=group(sp, sp_rank), cp=group(cp, cp_rank), sequence_parallel=sp > 1
     )
 
 
@@ -105,3 +106,10 @@ def test_a_place_meets_all_its_frames(pool, world_size, frames, spaces):
     places = [place for part in pool.run(exchanged, world_size, frames, spaces) for place in part if any(place)]
     expected = 1 + torch.arange(frames * spaces, dtype=torch.float32).view(frames, spaces)
     assert sorted(places) == expected.t().tolist()
+
+
+def test_parts_of_space_for_fp8():
+    """What tensor-parallel ranks gather of a fetched part are rows that FP8's products take."""
+    multiple = sequence_multiple(tp=2, cp=1, sequence_parallel=True, fp8=True)
+    part = split(4, 40, cp=2, sp=2, multiple=multiple)
+    assert part.axis == "frames" and part.own_spaces % part.granule == 0 and 2 * part.granule % 16 == 0

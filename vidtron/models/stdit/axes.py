@@ -67,6 +67,8 @@ class AxisSplit:
     cp_rank: int
     sp_size: int
     sp_rank: int
+    granule: int = 1
+    """Spatial tokens of this rank that stay together: FP8's matrix products take multiples."""
 
     @classmethod
     def of_rank(
@@ -76,7 +78,7 @@ class AxisSplit:
         axis = choose_axis(frames, spaces, cp=cp.size(), multiple=multiple)
         padded = padded_grid(axis, frames, spaces, cp=cp.size(), multiple=multiple)
         sp = (tp.size(), tp.rank()) if sequence_parallel else (1, 0)
-        return cls(axis, frames, spaces, *padded, cp.size(), cp.rank(), *sp)
+        return cls(axis, frames, spaces, *padded, cp.size(), cp.rank(), *sp, granule=multiple // sp[0])
 
     @property
     def moves_frames(self) -> bool:
@@ -161,7 +163,7 @@ class AxisSplit:
 
         Space that does not divide is padded, frames are as padded as they were. One all-to-all.
         """
-        missing = -self.own_spaces % self.cp_size
+        missing = -self.own_spaces % (self.cp_size * self.granule)
         x = F.pad(x_LBD, (0, 0, 0, 0, 0, missing * self.own_frames)) if missing else x_LBD
         by_rank = all_to_all(cp, x.contiguous()).unflatten(0, (self.cp_size, -1, self.own_frames))
         return by_rank.transpose(0, 1).flatten(0, 2)
