@@ -45,8 +45,8 @@ def test_initial_weights_are_open_soras(pool):
     numel = {row.ours: torch.Size(row.our_shape(sizes(STDIT2))).numel() for row in rows}
     for row in rows:
         (std, most), (expected, bound) = ours[row.ours], theirs[row.theirs[0]]
-        noise = 4 * expected / (2 * numel[row.ours]) ** 0.5 + 1e-6
-        assert abs(std - expected) < noise + 0.02 * expected, row.ours
+        noise = 5 * expected / numel[row.ours] ** 0.5 + 1e-6  # both are drawn
+        assert abs(std - expected) < noise, row.ours
         assert (most == 0) == (bound == 0) or "norm" in row.ours, row.ours
 
 
@@ -88,7 +88,7 @@ def test_open_soras_ways_of_freezing(adaptation, trained):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 100}, "--hidden-size 100: accepted: multiples of 12"),
+        ({"hidden_size": 104}, "--hidden-size 104: accepted: multiples of 12"),
         ({"num_attention_heads": 5}, "--num-attention-heads 5: --hidden-size 96 does not divide into heads"),
         ({"out_channels": 6}, "--out-channels 6: accepted: 4, the latent's, or 8"),
         ({"tensor_model_parallel_size": 3}, "--tensor-model-parallel-size 3: 4 attention heads do not divide by it"),
