@@ -76,9 +76,20 @@ class AxisSplit:
     ) -> Self:
         """The part of the calling rank; arguments as in `padded_grid`."""
         axis = choose_axis(frames, spaces, cp=cp.size(), multiple=multiple)
-        padded = padded_grid(axis, frames, spaces, cp=cp.size(), multiple=multiple)
-        sp = (tp.size(), tp.rank()) if sequence_parallel else (1, 0)
-        return cls(axis, frames, spaces, *padded, cp.size(), cp.rank(), *sp, granule=multiple // sp[0])
+        padded_frames, padded_spaces = padded_grid(axis, frames, spaces, cp=cp.size(), multiple=multiple)
+        sp_size = tp.size() if sequence_parallel else 1
+        return cls(
+            axis=axis,
+            frames=frames,
+            spaces=spaces,
+            padded_frames=padded_frames,
+            padded_spaces=padded_spaces,
+            cp_size=cp.size(),
+            cp_rank=cp.rank(),
+            sp_size=sp_size,
+            sp_rank=tp.rank() if sequence_parallel else 0,
+            granule=multiple // sp_size,
+        )
 
     @property
     def moves_frames(self) -> bool:
@@ -130,7 +141,9 @@ class AxisSplit:
     def own(self, x_TSBD: Tensor) -> Tensor:
         """This rank's tokens of a whole clip, zeros where it pads: [s, t, B, D]. What is the same for all frames and
         comes as [1, S, B, D] gives [s, 1, B, D]."""
-        x = _slice(x_TSBD, 0, self.first_frame, self.own_frames)
+        x = x_TSBD
+        if x.shape[0] > 1:  # one frame is all there is, or stands for all
+            x = _slice(x, 0, self.first_frame, self.own_frames)
         return _slice(x, 1, self.first_space, self.own_spaces).transpose(0, 1)
 
     def gather(self, x_LBD: Tensor, *, tp: ProcessGroup, cp: ProcessGroup) -> Tensor:
@@ -175,10 +188,8 @@ class AxisSplit:
 
 
 def _slice(x: Tensor, dim: int, first: int, length: int) -> Tensor:
-    """Elements [first, first + length) along a dimension, zeros beyond its end; a dimension of size 1 as it is."""
+    """Elements [first, first + length) along a dimension, zeros beyond its end."""
     size = x.shape[dim]
-    if size == 1:
-        return x
     first = min(first, size)
     part = x.narrow(dim, first, min(length, size - first))
     missing = length - part.shape[dim]
