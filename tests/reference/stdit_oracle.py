@@ -205,3 +205,21 @@ def _forward_backward(model: TrainedModel, run: RunConfig, inputs: ModelInput, w
     everybody: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everybody, reported)
     return next(report for report in everybody if report)[0]["output"]
+
+
+def traffic(
+    rank: int, network: str, layout: dict[str, Any], given: dict[str, tuple[dict[str, Tensor], Tensor]]
+) -> dict[str, Any]:
+    """Job: numbers that this rank sends by all-to-all in forward and backward pass."""
+    original, sent = dist.all_to_all_single, []
+
+    def counted(output: Tensor, inputs: Tensor, *args: Any, group: Any = None, **kwargs: Any) -> Any:
+        sent.append(inputs.numel() * (group.size() - 1) // group.size())
+        return original(output, inputs, *args, group=group, **kwargs)
+
+    torch.distributed.all_to_all_single = counted
+    try:
+        outputs_and_gradients(rank, network, layout, given)
+    finally:
+        torch.distributed.all_to_all_single = original
+    return {"calls": len(sent), "numbers": sum(sent)}

@@ -15,6 +15,7 @@ from tests.reference.stdit_oracle import (
     inputs_of,
     intermediates,
     outputs_and_gradients,
+    traffic,
     weights,
 )
 from vidtron.models.registry import preset
@@ -196,3 +197,18 @@ def test_texts_without_mask(pool):
     result = pool.run(outputs_and_gradients, 2, "stdit3", LAYOUTS["CP2"][1], {"": (given, weight)})[0][""]
     assert (result["output"] - output).abs().max() < 1e-4
     assert replace(STDIT2, patch_size=2).grid(7, 9) == (4, 5)
+
+
+@pytest.mark.parametrize("network", ["stdit2", "stdit3"])
+@pytest.mark.parametrize("layout", ["CP2", "TP2+SP x CP2", "PP2"])
+def test_traffic_of_the_temporal_attention(pool, network, layout):
+    """2 C N / (CP TP) (CP - 1) / CP numbers forward and as many backward; recomputed, once more forward."""
+    world_size, flags = LAYOUTS[layout]
+    given = clip(4, 8, 12, True, network)
+    weight = torch.ones(2, 8, 4, 8, 12)
+    told = pool.run(traffic, world_size, network, flags, {"": (given, weight)})[0]
+    cp, tp = flags.get("context_parallel_size", 1), flags.get("tensor_model_parallel_size", 1)
+    config, passes = NETWORKS[network], 3 if "recompute_granularity" in flags else 2
+    tokens = 2 * 4 * (4 * 6)
+    forward = config.num_layers * 2 * config.hidden_size * tokens * (cp - 1) // (cp * tp * cp)
+    assert told == {"calls": 2 * passes * config.num_layers if cp > 1 else 0, "numbers": passes * forward}

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.distributed.layouts import SECTIONS, train
+from tests.distributed.layouts import OVERLAP, SECTIONS, train
 from vidtron.checkpoint import latest, read_full_state
 from vidtron.config.run import RunConfig
 from vidtron.models.registry import family_of, preset
@@ -17,6 +17,7 @@ CASES = [
     ("stdit2-tiny", 2, {"context_parallel_size": 2, "micro_batch_size": 2}),
     ("stdit3-tiny", 2, {**SP, "use_distributed_optimizer": True}),
     ("stdit3-tiny", 2, {"pipeline_model_parallel_size": 2, **RECOMPUTED}),
+    ("stdit2-tiny", 2, OVERLAP),
 ]
 MASKS = ["image_head", "0.3", "random", "0.2", "interpolate", "0.2"]
 
