@@ -15,3 +15,5 @@ class TextSpec:
     """The network asks which tokens are the caption's."""
     pooled_width: int = 0
     """Features of the one vector for the whole caption; 0: the network takes none."""
+    own_null: bool = False
+    """The network has features of its own for a dropped caption, and is told which are dropped; the mask stays."""

@@ -92,23 +92,26 @@ class VideoSampler:
             size = torch.tensor([run.data.size], dtype=torch.float32, device=device)
             fps = torch.tensor([self.fps], dtype=torch.float32, device=device)
         image_latents = self._image_latents(prompt) if self.spec.image_latents else None
-        given = Conditions(self._inputs(self._encoded(prompt.text)), image_latents, size, fps)
+        texts = self._encoded(prompt.text)
+        given = Conditions(self._inputs(texts), image_latents, size, fps)
+        dropped = prompt.negative is None
         if prompt.negative is None:
-            null = null_texts(run.objective, self.spec.texts, lambda: self._encoded(""), device)
+            null = null_texts(run.objective, self.spec.texts, lambda: self._encoded(""), device, texts)
         else:
             null = self._encoded(prompt.negative)
-        return GuidedConditions(given, replace(given, texts=self._inputs(null)))
+        return GuidedConditions(given, replace(given, texts=self._inputs(null, dropped=dropped)))
 
     def _encoded(self, text: str) -> tuple[EncodedText, ...]:
         return tuple(encoder.encode([text])[0].to(self.groups.device) for encoder in self.text_encoders)
 
-    def _inputs(self, texts: Sequence[EncodedText]) -> tuple[TextInput, ...]:
-        """A text as the network takes it, a batch of one."""
+    def _inputs(self, texts: Sequence[EncodedText], *, dropped: bool = False) -> tuple[TextInput, ...]:
+        """A text as the network takes it, a batch of one; `dropped` is said to networks that replace it themselves."""
         return tuple(
             TextInput(
                 text.states_BLE[None],
                 text.mask_BL[None] if spec.masked else None,
                 text.pooled_BE[None] if spec.pooled_width and text.pooled_BE is not None else None,
+                torch.tensor([dropped], device=self.groups.device) if spec.own_null else None,
             )
             for text, spec in zip(texts, self.spec.texts, strict=True)
         )

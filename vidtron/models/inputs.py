@@ -27,6 +27,8 @@ class TextInput:
     """True where a token is one of the caption's; None: the network does not ask."""
     pooled_BE: Tensor | None = None
     """One vector for the whole caption."""
+    dropped_B: Tensor | None = None
+    """True where the network puts features of its own in the caption's place; None: nowhere."""
 
 
 @dataclass(frozen=True)

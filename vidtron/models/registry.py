@@ -20,7 +20,7 @@ from vidtron.models.family import Family
 from vidtron.models.preset import Preset
 from vidtron.models.registration import Registration
 
-OWN = ("vidtron.models.cogvideox",)
+OWN = ("vidtron.models.cogvideox", "vidtron.models.stdit")
 """vidtron's families. Each module has a `REGISTRATION`."""
 GROUP = "vidtron.families"
 """Entry points of other packages: NAME = "module:REGISTRATION"."""

@@ -18,6 +18,7 @@ def null_texts(
     asked: Sequence[TextSpec],
     empty: Callable[[], tuple[EncodedText, ...]],
     device: torch.device,
+    own: Sequence[EncodedText] = (),
 ) -> tuple[EncodedText, ...]:
     """What a sample without a caption is told, one for each of the model's texts.
 
@@ -26,8 +27,12 @@ def null_texts(
         asked: the model's texts.
         empty: the empty prompt as each encoder sees it; called where that is what it is.
         device: where the tensors are made.
+        own: the sample's caption, which stays where the model has features of its own for a dropped one.
     """
-    return tuple(without_words(text, device) for text in asked) if config.null_text == "zeros" else empty()
+    nulls = tuple(without_words(text, device) for text in asked) if config.null_text == "zeros" else empty()
+    if not own:
+        return nulls
+    return tuple(text if spec.own_null else null for text, null, spec in zip(own, nulls, asked, strict=True))
 
 
 def without_words(text: TextSpec, device: torch.device) -> EncodedText:

@@ -23,7 +23,8 @@ def latents_name(name: str) -> str:
 
 
 def text_name(number: int, part: str = "") -> str:
-    """The part that holds the states of a text, or their `mask`, or their `pooled` vector; texts count from 0."""
+    """The part that holds the states of a text, or their `mask`, their `pooled` vector or whether it is `dropped`;
+    texts count from 0."""
     name = "text" if number == 0 else f"text_{number + 1}"
     return f"{name}.{part}" if part else name
 
@@ -45,6 +46,8 @@ class Packing:
                 self.shapes[text_name(number, "mask")] = (text.length,)
             if text.pooled_width:
                 self.shapes[text_name(number, "pooled")] = (text.pooled_width,)
+            if text.own_null:
+                self.shapes[text_name(number, "dropped")] = ()
         if spec.image_latents:
             self.shapes[IMAGE] = spec.video_TCHW
         if spec.size:
@@ -68,6 +71,7 @@ class Packing:
                     stacked[text_name(number)],
                     stacked[text_name(number, "mask")].bool() if text.masked else None,
                     stacked.get(text_name(number, "pooled")),
+                    stacked[text_name(number, "dropped")].bool() if text.own_null else None,
                 )
                 for number, text in enumerate(self.spec.texts)
             ),

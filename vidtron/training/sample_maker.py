@@ -43,8 +43,17 @@ def pad_latent_frames(latents_TCHW: Tensor, frames: int) -> Tensor:
     return torch.cat([latents_TCHW[:1].expand(missing, -1, -1, -1), latents_TCHW])
 
 
-def fill_text(out: Mapping[str, Tensor], number: int, text: EncodedText, asked: TextSpec) -> None:
+def fill_text(
+    out: Mapping[str, Tensor], number: int, text: EncodedText, asked: TextSpec, *, dropped: bool = False
+) -> None:
     """Put one caption, as an encoder sees it, into the parts of a packed sample.
+
+    Args:
+        out: the parts.
+        number: of the text.
+        text: what is in its place.
+        asked: what the model takes of it.
+        dropped: said to models with features of their own for that.
 
     Raises:
         ValueError: the model asks for a pooled vector that the encoder does not give.
@@ -56,6 +65,8 @@ def fill_text(out: Mapping[str, Tensor], number: int, text: EncodedText, asked: 
         if text.pooled_BE is None or text.pooled_BE.shape[-1] != asked.pooled_width:
             raise ValueError(f"the model takes a pooled vector of width {asked.pooled_width} with text {number + 1}")
         out[text_name(number, "pooled")].copy_(text.pooled_BE)
+    if asked.own_null:
+        out[text_name(number, "dropped")].fill_(float(dropped))
 
 
 def bernoulli(probability: float, seed: int, position: int, stream: str) -> bool:
@@ -127,9 +138,9 @@ class SampleMaker:
                 f"sample {clip.key}: latents {tuple(latents_TCHW.shape)} of a clip of {clip.size} do not fill the "
                 f"model's {spec.video_TCHW}"
             ) from error
-        texts = self._null_texts(spec) if dropped else encoded.texts
+        texts = self._null_texts(spec, encoded.texts) if dropped else encoded.texts
         for number, (text, asked) in enumerate(zip(texts, spec.texts, strict=True)):
-            fill_text(out, number, text, asked)
+            fill_text(out, number, text, asked, dropped=dropped)
         if spec.size:
             out[CLIP].copy_(torch.tensor([*clip.size, self.fps_of(clip)]))
         if spec.image_latents:
@@ -175,16 +186,17 @@ class SampleMaker:
         """From the cache, or encoded, and then recorded with its own caption."""
         if clip.cached is not None:
             return clip.cached.to(self.device)
-        if self.record is None and text_dropped:
-            return self._encode(clip, self._null_texts(self.packing_of(clip.size).spec))
+        spec = self.packing_of(clip.size).spec
+        if self.record is None and text_dropped and not any(text.own_null for text in spec.texts):
+            return self._encode(clip, self._null_texts(spec))
         encoded = self.encode(clip)
         if self.record is not None:
             self.record(clip, encoded)
         return encoded
 
-    def _null_texts(self, spec: SampleSpec) -> tuple[EncodedText, ...]:
-        """What stands in the place of a dropped caption."""
-        return null_texts(self.objective, spec.texts, lambda: self._empty_texts, self.device)
+    def _null_texts(self, spec: SampleSpec, encoded: tuple[EncodedText, ...] = ()) -> tuple[EncodedText, ...]:
+        """What stands in the place of a dropped caption, that is itself where the network replaces it."""
+        return null_texts(self.objective, spec.texts, lambda: self._empty_texts, self.device, encoded)
 
     @cached_property
     def _empty_texts(self) -> tuple[EncodedText, ...]:

@@ -87,39 +87,55 @@ class VideoSelfAttention(SelfAttention):
 
     def forward(self, hidden_sBD: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         """Hidden states [s, B, D] (a shard of them under SP) -> the same shape, and the bias still to be added."""
-        cp, samples = self.pg_collection.cp, conditioning.samples
+        samples = conditioning.samples
         heads, width = self.num_attention_heads_per_partition, self.hidden_size_per_attention_head
         mixed_sBD = add_bias(*self.linear_qkv(hidden_sBD))
         mixed_sBD = adapted_heads(mixed_sBD, self.lora_qkv, hidden_sBD, samples, heads)
-        mixed_SBNX = mixed_sBD.view(*mixed_sBD.shape[:2], heads, 3 * width)
+        mixed_sBNX = mixed_sBD.view(*mixed_sBD.shape[:2], heads, 3 * width)
         if self.norms_all_heads:  # before heads are traded for tokens
-            query, key, value = mixed_SBNX.split(width, dim=-1)
-            mixed_SBNX = torch.cat((self.q_layernorm(query), self.k_layernorm(key), value), dim=-1)
-        first = 0 if self.exchange in ("none", "a2a") else cp.rank() * mixed_SBNX.shape[0]
+            query, key, value = mixed_sBNX.split(width, dim=-1)
+            mixed_sBNX = torch.cat((self.q_layernorm(query), self.k_layernorm(key), value), dim=-1)
+        out_sBD = self.attend(mixed_sBNX, conditioning)
+        update_sBD, bias = self.linear_proj(out_sBD)
+        return adapted(update_sBD, self.lora_proj, out_sBD, samples), bias
+
+    def attend(self, mixed_sBNX: Tensor, conditioning: Conditioning) -> Tensor:
+        """[q, k, v] of each head -> what the tokens attend to, over all tokens: [s, B, N * R]."""
+        cp, width = self.pg_collection.cp, self.hidden_size_per_attention_head
+        first = 0 if self.exchange in ("none", "a2a") else cp.rank() * mixed_sBNX.shape[0]
         if self.exchange == "a2a":
-            mixed_SBNX = heads_for_tokens(mixed_SBNX, cp)
+            mixed_sBNX = heads_for_tokens(mixed_sBNX, cp)
         padding = 0
         if self.exchange in ("none", "a2a"):  # all tokens are here: padding is cut off before the kernel sees it
-            padding = mixed_SBNX.shape[0] - conditioning.tokens
-            mixed_SBNX = mixed_SBNX[: conditioning.tokens] if padding else mixed_SBNX
+            padding = mixed_sBNX.shape[0] - conditioning.tokens
+            mixed_sBNX = mixed_sBNX[: conditioning.tokens] if padding else mixed_sBNX
 
-        query, key, value = mixed_SBNX.split(width, dim=-1)
-        rotary = conditioning.rotary and conditioning.rotary.rows(first, first + query.shape[0])
+        rotary = conditioning.rotary and conditioning.rotary.rows(first, first + mixed_sBNX.shape[0])
+        tokens = conditioning.tokens if self.exchange == "all_gather" else None
+        out_SBD = self.attention_of(mixed_sBNX, rotary, gathered=tokens)
+        out_SBD = F.pad(out_SBD, (0, 0, 0, 0, 0, padding)) if padding else out_SBD
+        if self.exchange == "a2a":
+            out_SBD = tokens_for_heads(out_SBD.unflatten(-1, (-1, width)), cp).flatten(2)
+        return out_SBD
+
+    def attention_of(self, mixed_SBNX: Tensor, rotary: Rotary | None, *, gathered: int | None = None) -> Tensor:
+        """Norms, rotation and the kernel: [S, B, N, 3 R] -> [S, B, N * R].
+
+        Args:
+            mixed_SBNX: [q, k, v] of each head.
+            rotary: of these tokens.
+            gathered: attend to so many first tokens of all context-parallel ranks; None: to these.
+        """
+        query, key, value = mixed_SBNX.split(self.hidden_size_per_attention_head, dim=-1)
         prepared = Recomputed(lambda q, k: self._normalize_and_rotate(q, k, rotary), query, key)
         kernel = self.core_attention
         if self.checkpoint_core_attention and self.training:  # --recompute-granularity selective
             kernel = self._checkpointed_attention_forward
         with prepared.not_kept():
             query, key = prepared.value
-            if self.exchange == "all_gather":
-                key, value = (x[: conditioning.tokens] for x in gather_keys_values(key, value, cp))
-            out_SBD = kernel(query, key, value, None, attn_mask_type=AttnMaskType.no_mask)
-
-        out_SBD = F.pad(out_SBD, (0, 0, 0, 0, 0, padding)) if padding else out_SBD
-        if self.exchange == "a2a":
-            out_SBD = tokens_for_heads(out_SBD.unflatten(-1, (-1, width)), cp).flatten(2)
-        update_sBD, bias = self.linear_proj(out_SBD)
-        return adapted(update_sBD, self.lora_proj, out_SBD, samples), bias
+            if gathered is not None:
+                key, value = (x[:gathered] for x in gather_keys_values(key, value, self.pg_collection.cp))
+            return kernel(query, key, value, None, attn_mask_type=AttnMaskType.no_mask)
 
     def _normalize_and_rotate(self, query: Tensor, key: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
         if not self.norms_all_heads and self.q_layernorm is not None:

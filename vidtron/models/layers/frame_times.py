@@ -70,6 +70,11 @@ class FrameTimes:
         own_TB1 = torch.tensor(self.own_RB, device=own_BE.device)[..., None]
         return torch.where(own_TB1, own_BE, given_1E)
 
+    def frame_segments(self, start: int, stop: int) -> tuple[Segment, ...]:
+        """Of frames [start, stop), counted from `start`; frames beyond the last are padding and go with it."""
+        rows = [self.rows[min(frame, len(self.rows) - 1)] for frame in range(start, stop)]
+        return tuple(Segment(first, last, time=row) for first, last, row in _runs(rows))
+
     def segments(self, split: TokenSplit, *, text: tuple[int, int], video: int) -> tuple[Segment, ...]:
         """What a rank holds of [text | frames | padding]; padding goes with the last frame.
 

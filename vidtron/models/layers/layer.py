@@ -11,7 +11,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor
 
 from vidtron.models.layers.bias import add_bias
-from vidtron.models.layers.conditioning import Conditioning, Segment
+from vidtron.models.layers.conditioning import Conditioning
 from vidtron.models.layers.initialization import mark_sections
 from vidtron.models.layers.mlp import run_mlp
 from vidtron.models.layers.modulation import Modulation
@@ -56,30 +56,47 @@ class ModulatedLayer(TransformerLayer):
 
     def forward(self, hidden_SBD: Tensor, conditioning: Conditioning) -> Tensor:  # type: ignore[override]
         """[S, B, D] -> [S, B, D]."""
-        segments = conditioning.segments
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(
-            conditioning.embedding_TBE, conditioning.samples
-        )
+        vectors = self.modulation(conditioning.embedding_TBE, conditioning.samples)
+        hidden_SBD = self.add_attention(self.self_attention, hidden_SBD, vectors[:3], conditioning)
+        return self.add_texts_and_mlp(hidden_SBD, vectors[3:], conditioning)
 
-        y = self._modulated(self.input_layernorm, hidden_SBD, shift_a, scale_a, segments)
+    def add_attention(
+        self, attention: Any, hidden_SBD: Tensor, vectors: tuple[Tensor, ...], conditioning: Conditioning
+    ) -> Tensor:
+        """The hidden states with an attention's result added; `vectors`: its shift, scale and gate."""
+        shift, scale, gate = vectors
+        y = self._modulated(self.input_layernorm, hidden_SBD, shift, scale, conditioning)
         with y.not_kept():
-            update, bias = self.self_attention(y.value, conditioning)
-        hidden_SBD = gated_residual(hidden_SBD, gate_a, update, bias, segments)
+            update, bias = attention(y.value, conditioning)
+        return self.add_gated(hidden_SBD, gate, update, bias, conditioning)
 
+    def add_texts_and_mlp(self, hidden_SBD: Tensor, vectors: tuple[Tensor, ...], conditioning: Conditioning) -> Tensor:
+        """The hidden states with what texts say and the MLP's result added; `vectors`: its shift, scale and gate."""
         if self.attends_to_contexts:
             update, bias = self.cross_attention(self.pre_cross_attn_layernorm(hidden_SBD), conditioning)
             hidden_SBD = hidden_SBD + add_bias(update, bias)
 
-        y = self._modulated(self.pre_mlp_layernorm, hidden_SBD, shift_m, scale_m, segments)
+        shift, scale, gate = vectors
+        y = self._modulated(self.pre_mlp_layernorm, hidden_SBD, shift, scale, conditioning)
         with y.not_kept():
             update, bias = run_mlp(self.mlp, y.value, conditioning.samples, recompute=self.recompute_linear_inputs)
-        return gated_residual(hidden_SBD, gate_m, update, bias, segments)
+        return self.add_gated(hidden_SBD, gate, update, bias, conditioning)
+
+    def modulate(self, x_SBD: Tensor, shift: Tensor, scale: Tensor, conditioning: Conditioning) -> Tensor:
+        """Normed hidden states, modulated; a function of its tensors alone, for it runs again in the backward pass."""
+        return modulate(x_SBD, shift, scale, conditioning.segments)
+
+    def add_gated(
+        self, hidden_SBD: Tensor, gate: Tensor, update: Tensor, bias: Tensor | None, conditioning: Conditioning
+    ) -> Tensor:
+        """hidden + gate * (update + bias)."""
+        return gated_residual(hidden_SBD, gate, update, bias, conditioning.segments)
 
     def _modulated(
-        self, norm: Any, hidden_SBD: Tensor, shift: Tensor, scale: Tensor, segments: tuple[Segment, ...]
+        self, norm: Any, hidden_SBD: Tensor, shift: Tensor, scale: Tensor, conditioning: Conditioning
     ) -> Recomputed:
         return Recomputed(
-            lambda x, b, w: modulate(norm(x), b, w, segments),
+            lambda x, b, w: self.modulate(norm(x), b, w, conditioning),
             hidden_SBD,
             shift,
             scale,

@@ -93,7 +93,10 @@ def mark_sequence_parallel(module: nn.Module, config: TransformerConfig) -> None
 
 
 def modulate(x_SBD: Tensor, shift_TBKD: Tensor, scale_TBKD: Tensor, segments: Sequence[Segment]) -> Tensor:
-    """x * (1 + scale) + shift, each segment with its own vectors: [S, B, D]."""
+    """x * (1 + scale) + shift, each segment with its own vectors: [S, B, D].
+
+    Here and below, tokens may have more dimensions than one, [F, S, B, D]; segments are along the first.
+    """
     return _Modulate.apply(x_SBD, shift_TBKD, scale_TBKD, segments)
 
 
@@ -110,6 +113,11 @@ def gated_residual(
 
 # Written out, forward and backward, because each segment's rows then go straight to their place in one result: joined
 # pieces and the gradients of slices would each pass through memory once more.
+
+
+def _over_tokens(x_SBD: Tensor) -> Tensor:
+    """The sum over all tokens: [B, D]."""
+    return x_SBD.sum(tuple(range(x_SBD.dim() - 2)))
 
 
 class _Modulate(torch.autograd.Function):
@@ -130,8 +138,9 @@ class _Modulate(torch.autograd.Function):
         grad_x, grad_shift, grad_scale = torch.empty_like(x_SBD), torch.zeros_like(scale), torch.zeros_like(scale)
         for s in ctx.segments:
             rows = slice(s.start, s.stop)
-            grad_shift[s.time, :, s.kind] += grad_SBD[rows].sum(0)
-            grad_scale[s.time, :, s.kind] += torch.mul(grad_SBD[rows], x_SBD[rows], out=grad_x[rows]).sum(0)
+            grad_shift[s.time, :, s.kind] += _over_tokens(grad_SBD[rows])
+            product = torch.mul(grad_SBD[rows], x_SBD[rows], out=grad_x[rows])
+            grad_scale[s.time, :, s.kind] += _over_tokens(product)
             torch.mul(grad_SBD[rows], 1 + scale[s.time, :, s.kind], out=grad_x[rows])
         return grad_x, grad_shift, grad_scale, None
 
@@ -165,9 +174,9 @@ class _GatedResidual(torch.autograd.Function):
         for s in ctx.segments:
             rows = slice(s.start, s.stop)
             one = gate[s.time, :, s.kind]
-            sum_BD = torch.mul(grad_SBD[rows], update_SBD[rows], out=grad_update[rows]).sum(0)
+            sum_BD = _over_tokens(torch.mul(grad_SBD[rows], update_SBD[rows], out=grad_update[rows]))
             if bias is not None:
-                grad_BD = grad_SBD[rows].sum(0)
+                grad_BD = _over_tokens(grad_SBD[rows])
                 sum_BD = torch.addcmul(sum_BD, grad_BD, bias)
                 grad_bias += (one * grad_BD).sum(0)
             grad_gate[s.time, :, s.kind] += sum_BD
