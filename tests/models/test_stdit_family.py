@@ -10,6 +10,7 @@ from vidtron.config.lora import AdaptationConfig
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models import freezing
+from vidtron.models.lora_targets import parameter_names
 from vidtron.models.registry import family_of, preset, preset_names
 from vidtron.models.stdit.checkpoint_names import COMPUTED, NULL_TEXT, initial_rules, opensora_rows, our_rows, sizes
 from vidtron.models.stdit.family import FAMILY
@@ -78,7 +79,7 @@ def test_stdit3_starts_without_its_temporal_layers():
 )
 def test_open_soras_ways_of_freezing(adaptation, trained):
     run = tiny()
-    names = FAMILY.parameter_names(run)
+    names = parameter_names(FAMILY, run)
     assert NULL_TEXT not in names and freezing.errors(names, adaptation) == []
     rows = [row for row in opensora_rows(run.network) if row.ours in names]
     ours = freezing.trained_names(names, adaptation)
@@ -95,7 +96,7 @@ def test_open_soras_ways_of_freezing(adaptation, trained):
         ({"context_parallel_size": 2, "cp_comm_type": "p2p"}, "--cp-comm-type p2p: not with attention along one axis"),
         ({"context_parallel_size": 3, "cp_comm_type": "a2a"}, "--cp-comm-type a2a: 4 heads on a tensor-parallel rank"),
         ({"height": 60}, "--height 60: accepted: multiples of 8 pixels"),
-        ({"lora_rank": 4}, "--lora-rank 4: not with --model stdit2-tiny; accepted: unset"),
+        ({"lora_rank": 4}, "--lora-rank: models of this family take no adapters; accepted: without"),
     ],
 )
 def test_refusals(changes, message):

@@ -109,7 +109,7 @@ def parameter_names(family: Family, run: RunConfig) -> list[str]:
         ValueError: `--lora-target-modules` has names that the family does not know.
     """
     rows, adaptation = family.rows(run.network), run.adaptation
-    names = [row.ours for row in rows]
+    names = [row.ours for row in rows if row.learned]
     if adaptation.lora_rank is not None:
         adapters = adapter_names(rows, chosen(family.lora_targets, adaptation.lora_target_modules))
         names += [f"{adapter}.{half}" for adapter in adapters for half in "AB"]

@@ -6,7 +6,7 @@ whole unless a function says that they are split over model-parallel ranks.
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -158,17 +158,14 @@ class Row:
     """Of ours: products like `3D`, in letters that the model's table gives sizes to."""
     ranks: RankSplit = field(default_factory=OnEveryRank)
     """How model-parallel ranks share each of theirs."""
+    learned: bool = True
+    """False: a buffer, stored with the weights and never trained."""
 
     def of_layer(self, layer: int) -> "Row":
         """The row with the layer's number filled in."""
         number = str(layer)
-        return Row(
-            self.ours.replace("*", number),
-            tuple(name.replace("*", number) for name in self.theirs),
-            self.rule,
-            self.shape,
-            self.ranks,
-        )
+        theirs = tuple(name.replace("*", number) for name in self.theirs)
+        return replace(self, ours=self.ours.replace("*", number), theirs=theirs)
 
     def our_shape(self, sizes: Mapping[str, int]) -> Shape:
         """Shape of our tensor where the letters have these sizes."""

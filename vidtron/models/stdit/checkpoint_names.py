@@ -144,13 +144,18 @@ def sizes(network: STDiTConfig) -> dict[str, int]:
 
 def opensora_rows(network: STDiTConfig) -> list[Row]:
     """The table for one network and Open-Sora."""
-    rows = [Row(e.ours, (e.theirs,), e.rule, tuple(e.shape.split())) for e in _entries(network)]
+    rows = [
+        Row(e.ours, (e.theirs,), e.rule, tuple(e.shape.split()), learned=e.ours != NULL_TEXT)
+        for e in _entries(network)
+    ]
     return expand(rows, network.num_layers)
 
 
 def our_rows(network: STDiTConfig) -> list[Row]:
     """The network's own tensors."""
-    rows = [Row(e.ours, (e.ours,), _SAME, tuple(e.shape.split())) for e in _entries(network)]
+    rows = [
+        Row(e.ours, (e.ours,), _SAME, tuple(e.shape.split()), learned=e.ours != NULL_TEXT) for e in _entries(network)
+    ]
     return expand(rows, network.num_layers)
 
 
