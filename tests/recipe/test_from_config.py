@@ -17,6 +17,7 @@ from vidtron.diffusion.schedule import DDPMSchedule, ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import RankGroups
 from vidtron.diffusion.weighting import P2, Constant, EDMWeighting, MinSNR, SATClamp, SoftMinSNR
 from vidtron.encoders.normalisation import ByChannel, ByFactor
+from vidtron.models.cogvideox.config import PRESETS
 from vidtron.models.registry import preset, preset_names
 from vidtron.recipe.choices import choices
 from vidtron.recipe.condition_latents import image_normalisation
@@ -168,7 +169,7 @@ OF_COGVIDEOX = {
 SHIFTS = {"cogvideox-2b": 3.0, "cogvideox-tiny": 100.0}
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_file_without_the_objective_means_the_familys(name, tmp_path):
     """Also one that an earlier vidtron wrote, before there was a flag."""
     file = tmp_path / "config.yaml"
@@ -181,7 +182,7 @@ def test_a_file_without_the_objective_means_the_familys(name, tmp_path):
         assert {field: getattr(config.objective, field) for field in expected} == expected
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_keep_cogvideoxs_objective(name):
     config = ObjectiveConfig(**preset(name).defaults["objective"])
     ours, theirs = objective_of(config), Objective(ZeroTerminalSNRSchedule(config.noise_shift))
