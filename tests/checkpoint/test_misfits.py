@@ -15,6 +15,7 @@ from vidtron.checkpoint.summary import ranges, summarized
 from vidtron.checkpoint.tensor_files import TensorSpec
 from vidtron.models import registry
 from vidtron.models.cogvideox.checkpoint_names import diffusers_rows, our_rows, sat_rows, sizes
+from vidtron.models.cogvideox.config import PRESETS
 from vidtron.models.cogvideox.sample_size import default_sample
 
 TINY = registry.preset("cogvideox-tiny").network
@@ -62,7 +63,7 @@ def test_many_messages_in_few_lines():
 
 
 @pytest.mark.parametrize("rows_of", [sat_rows, diffusers_rows, our_rows])
-@pytest.mark.parametrize("kind", [name for name in registry.preset_names() if name != "cogvideox-2b"])
+@pytest.mark.parametrize("kind", [name for name in PRESETS if name != "cogvideox-2b"])
 def test_a_wrong_preset_is_told_in_a_few_lines_with_the_right_one(rows_of, kind):
     found = tensors_of(kind, rows_of)
     theirs, network = registry.preset(kind).network, registry.preset("cogvideox-2b").network
