@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidtron.checkpoint import folders, manifest
-from vidtron.checkpoint.average_names import average_key, average_of_key
+from vidtron.checkpoint.ema_names import ema_key, ema_of_key
 from vidtron.checkpoint.formats.base import (
     Content,
     ConversionError,
@@ -150,7 +150,7 @@ class MegatronSource(WeightSource):
         return self.family.sample_of(dataclasses.replace(run, network=self.network))
 
     def _take_average(self, ema: bool | str) -> None:
-        averages = sorted({average for key in self._specs if (average := average_of_key(key)) is not None})
+        averages = sorted({average for key in self._specs if (average := ema_of_key(key)) is not None})
         asked = [average for average in averages if ema is True or average == ema]
         if len(asked) != 1:
             flag = "--ema" if ema is True else f"--ema {ema}"
@@ -159,7 +159,7 @@ class MegatronSource(WeightSource):
             raise ConversionError(
                 f"{flag}: {self.folder} has the averages {', '.join(averages)}; accepted: one of them by name"
             )
-        found = {name: key for name in self._keys if (key := average_key(asked[0], name)) in self._specs}
+        found = {name: key for name in self._keys if (key := ema_key(asked[0], name)) in self._specs}
         self.notes.append(f"average of the weights: {asked[0]}")
         if untrained := len(self._keys) - len(found):
             self.notes.append(f"{untrained:,} tensors were not trained and have no average: taken as they are")
