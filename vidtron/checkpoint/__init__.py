@@ -1,6 +1,6 @@
 """What a run writes to continue from and how it is read; weights in other formats."""
 
-from vidtron.checkpoint.adapters import (
+from vidtron.checkpoint.adapter_checkpoints import (
     base_errors,
     base_folder,
     checksums,

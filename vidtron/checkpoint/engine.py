@@ -314,7 +314,7 @@ def load_ema(
 
 
 def _read(path: Path, request: dict[str, Any], groups: Groups) -> dict[str, Any]:
-    """What is asked for, in place of the sharded tensors that ask for it."""
+    """Read the requested tensors; they take the places of the sharded tensors that request them."""
     adapt_reading()
     strategy: Any = TorchDistLoadShardedStrategy()
     if groups.dp_cp.size() > 1:

@@ -60,7 +60,7 @@ def configuration_of(config: SamplingConfig) -> RunConfig:
 
 
 def check(config: SamplingConfig) -> list[str]:
-    """What is wrong with the choice among a checkpoint's weights; one message each."""
+    """Errors in the choice among a checkpoint's weights; one message each."""
     path, base = _of_a_run(config.load), config.lora_base
     if path is None:
         if base is None:
@@ -77,7 +77,7 @@ def check(config: SamplingConfig) -> list[str]:
 
 
 def verification(config: SamplingConfig, groups: Groups) -> AbstractContextManager[Verification | None]:
-    """What `load_into` waits for, begun: the ranks share the reading, and may do other things beside it."""
+    """Begin the verification that `load_into` waits for; the ranks share the reading and may work on meanwhile."""
     folder = checkpoint.resolve_checkpoint(config.load) if config.verify_checkpoint else None
     return nullcontext() if folder is None else Verification(folder, rank=groups.rank, ranks=groups.world_size)
 

@@ -19,7 +19,7 @@ def null_texts(
     empty: Callable[[], tuple[EncodedText, ...]],
     device: torch.device,
 ) -> tuple[EncodedText, ...]:
-    """What a sample without a caption is told, one for each of the model's texts.
+    """The texts of a sample without a caption, one for each of the model's texts.
 
     Args:
         config: says which it is.

@@ -216,7 +216,7 @@ class MegatronSource(WeightSource):
 
 
 def configuration_beside(folder: Path) -> RunConfig | None:
-    """Of the run that wrote a checkpoint."""
+    """Configuration of the run that wrote a checkpoint; None without the file. Raises ConversionError: unreadable."""
     path = folder / folders.CONFIG_FILE
     if not path.is_file():
         return None
@@ -283,7 +283,7 @@ def holds_weights_only(path: str | Path) -> bool:
 
 
 def check_kind(folder: Path) -> None:
-    """Raises ConversionError: `metadata.json` of an iter_* folder is damaged, or of another kind of checkpoint."""
+    """Raise ConversionError if `metadata.json` of an iter_* folder is damaged, or of another kind of checkpoint."""
     file = folder / KIND_FILE
     try:
         kind = json.loads(file.read_text(encoding="utf-8"))["sharded_backend"]

@@ -71,7 +71,7 @@ class FrameTimes:
         return torch.where(own_TB1, own_BE, given_1E)
 
     def segments(self, split: TokenSplit, *, text: tuple[int, int], video: int) -> tuple[Segment, ...]:
-        """What a rank holds of [text | frames | padding]; padding goes with the last frame.
+        """Segments of the rows of [text | frames | padding] that a rank holds; padding goes with the last frame.
 
         Args:
             split: the rank's tokens.

@@ -55,7 +55,7 @@ class ModulatedLayer(TransformerLayer):
         self.recompute_linear_inputs = not config.fp8
 
     def forward(self, hidden_SBD: Tensor, conditioning: Conditioning) -> Tensor:  # type: ignore[override]
-        """[S, B, D] -> [S, B, D]."""
+        """Run the layer on this rank's tokens: [S, B, D] -> [S, B, D]."""
         segments = conditioning.segments
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(
             conditioning.embedding_TBE, conditioning.samples

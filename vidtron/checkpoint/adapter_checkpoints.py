@@ -99,7 +99,7 @@ def load_with_base(
     *,
     moved_to: str | Path | None = None,
 ) -> dict[str, Any]:
-    """`load`; where the checkpoint holds adapters alone, the other weights come from their base.
+    """Load a checkpoint as `load` does; if it holds adapters alone, the other weights come from their base.
 
     Args:
         path: an `iter_*` folder.
@@ -120,7 +120,8 @@ def load_with_base(
 def load_ema_with_base(
     path: str | Path, chunks: Sequence[Any], average: str, groups: Groups, *, moved_to: str | Path | None = None
 ) -> dict[str, Any]:
-    """`load_ema`, with the base weights where the checkpoint holds adapters alone. Raises CheckpointError."""
+    """Load an average as `load_ema` does; if the checkpoint holds adapters alone, the other weights come from their
+    base. Raises CheckpointError."""
     return load_ema(Path(path), chunks, average, groups, _load_base(path, chunks, groups, moved_to))
 
 
@@ -144,7 +145,7 @@ def _load_base(path: str | Path, chunks: Sequence[Any], groups: Groups, moved_to
 
 
 def _load_base_weights(base: Path, path: Path, chunks: Sequence[Any], groups: Groups) -> None:
-    """All weights but the adapters', of a run or of SAT, diffusers or a conversion."""
+    """Load all weights but the adapters', of a run or of SAT, diffusers or a conversion."""
     if folders.is_complete(base) and not holds_weights_only(base):
         load(base, chunks, None, None, groups, part=is_base)
         return
@@ -249,7 +250,7 @@ def sum_of_bits(tensor: torch.Tensor) -> int:
 
 
 def refuse_other_weights(path: Path, source: str, now: Mapping[str, int], then: Mapping[str, int]) -> None:
-    """Raises CheckpointError: checksums of base weights are not those that the adapters at `path` were trained on."""
+    """Raise CheckpointError if checksums of base weights are not those that the adapters at `path` were trained on."""
     differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     if differing:
         shown = ", ".join(differing[:8]) + (", ..." if len(differing) > 8 else "")
