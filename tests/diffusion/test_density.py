@@ -11,6 +11,7 @@ from vidtron.diffusion.density import (
     LogNormal,
     Mode,
     Shifted,
+    TabulatedDensity,
     Uniform,
     speed_density,
     timesteps_at,
