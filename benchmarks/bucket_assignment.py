@@ -66,14 +66,14 @@ def _one(table: BucketTable, row: int, frames: int, height: int, width: int) -> 
 
 
 def seconds(job: Callable[[], object]) -> float:
-    """Of one call."""
+    """Seconds that one call of `job` takes."""
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Command line."""
+    """Measure with the sizes of the command line, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=16 * WINDOW)
     parser.add_argument("--clips-one-by-one", type=int, default=20_000)

@@ -22,7 +22,7 @@ from vidtron.training.assembly import assemble
 
 
 def size_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained."""
+    """Add the flags for the size of the trained network and its clips."""
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden-size", type=int, default=1024)
     parser.add_argument("--height", type=int, default=656, help="of the clip, 9 frames; sets the number of tokens")

@@ -81,7 +81,7 @@ def copy(source: Path, target: Path) -> float:
 
 
 def row(what: str, seconds: float, copied: float, peak: int | None = None) -> list[str]:
-    """Of the table of results."""
+    """A row of the table of results."""
     return [what, f"{seconds:.1f}", f"{seconds / copied:.1f}", "" if peak is None else f"{peak / 1e9:.2f}"]
 
 

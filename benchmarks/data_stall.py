@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def write_clip(path: Path, seed: int) -> None:
-    """Moving smooth noise, H.264."""
+    """Write a video of moving smooth noise, H.264."""
     frames, height, width = SOURCE
     small = np.random.default_rng(seed).random((height // 40, width // 40 + frames, 3))
     large = (np.kron(small, np.ones((40, 40, 1))) * 255).astype(np.uint8)

@@ -38,7 +38,7 @@ from vidtron.data.shards.index import Sample, ShardIndex
 
 @dataclass(frozen=True)
 class Window:
-    """What is to be read of a file."""
+    """The frames to be read of a file."""
 
     path: str
     start: int
@@ -67,7 +67,7 @@ def pyav_loop(window: Window, resize: bool = False) -> int:
 
 
 def pyav_resized(window: Window) -> int:
-    """The same in the bucket's size; its shape is not kept."""
+    """Number of frames that PyAV decodes and resizes to the bucket's size, without keeping their shape."""
     return pyav_loop(window, resize=True)
 
 
@@ -88,7 +88,7 @@ def decord(window: Window) -> int:
 
 
 class WindowPlan:
-    """What the loader asks of a plan: each position is one window of one sample, in one of several buckets."""
+    """A plan as the loader asks for it: each position is one window of one sample, in one of several buckets."""
 
     def __init__(self, index: ShardIndex, windows: list[Window], rows: list[int]) -> None:
         self.index = index
@@ -101,14 +101,14 @@ class WindowPlan:
         return Planned(position, self._rows[position], PlannedBucket("benchmark", window.size))
 
     def frames_at(self, planned: Any) -> list[int]:
-        """Its frames."""
+        """Indices of the window's frames."""
         window = self._windows[planned.position]
         return list(range(window.start, window.start + window.size.num_frames))
 
 
 @dataclass(frozen=True)
 class PlannedBucket:
-    """A size."""
+    """A bucket of the plan: a name and a size."""
 
     name: str
     size: ClipSize
@@ -116,7 +116,7 @@ class PlannedBucket:
 
 @dataclass(frozen=True)
 class Planned:
-    """A place in the plan."""
+    """One position of the plan."""
 
     position: int
     row: int
@@ -124,14 +124,14 @@ class Planned:
 
 
 def through_pool(pool: multiprocessing.pool.Pool, read: Callable[[Window], int], windows: list[Window]) -> float:
-    """Frames a second."""
+    """Frames a second that a pool of processes reads."""
     start = time.perf_counter()
     frames = sum(pool.imap_unordered(read, windows))
     return frames / (time.perf_counter() - start)
 
 
 def through_loader(plan: WindowPlan, windows: int, workers: int, decoder: str) -> float:
-    """Frames a second, once the processes are up."""
+    """Frames a second that the loader reads, once its processes are up."""
     from vidtron.data.decoding.decode import ClipDecoder
     from vidtron.data.decoding.loader import ClipLoader
 
@@ -176,7 +176,7 @@ def shards_of(clips: list[Path], folder: Path) -> ShardIndex:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the sizes of the command line, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, help="folder of mp4 files; unset: synthetic ones")
     parser.add_argument("--workers", type=int, default=2, help="processes of every method")
@@ -197,7 +197,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, clips: list[Path], index: ShardIndex) -> None:
-    """All methods on windows from the start and at random."""
+    """Measure all methods, on windows from the start and at random."""
     samples = {sample.key: (row, sample) for row, sample in enumerate(index)}
     long_enough = {
         path: samples[path.stem] for path in clips if samples[path.stem][1].clip.frames >= arguments.num_frames
@@ -232,7 +232,7 @@ def windows_of(
 def runs_of(
     arguments: argparse.Namespace, pool: multiprocessing.pool.Pool, windows: list[Window], plan: WindowPlan
 ) -> dict[str, Callable[[], float]]:
-    """What measures each method's speed."""
+    """Functions that measure each method's speed, by its name."""
     methods: dict[str, Callable[[Window], int]] = {"PyAV loop": pyav_loop, "PyAV loop, resized": pyav_resized}
     for method in (torchcodec, decord):
         if importlib.util.find_spec(method.__name__):

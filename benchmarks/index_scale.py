@@ -85,7 +85,7 @@ def synthetic_batch(first: int, count: int) -> pa.RecordBatch:
 
 
 def write(folder: Path, rows: int) -> float:
-    """Write the index; seconds."""
+    """Write the index, and give the seconds it took."""
     start = time.perf_counter()
     with IndexWriter(folder, [SCORE]) as writer:
         for first in tqdm(range(0, rows, ROWS_PER_BATCH), "writing", disable=None):
@@ -112,7 +112,7 @@ FIT = ClipFit(
 
 @dataclass(frozen=True)
 class Figure:
-    """One step of the start-up."""
+    """Measurements of one step of the start-up."""
 
     name: str
     seconds: float
@@ -157,7 +157,7 @@ def measure(folder: Path, buckets: Path, results: "multiprocessing.SimpleQueue[l
 
 
 def table(figures: list[Figure]) -> Iterator[str]:
-    """Markdown."""
+    """The measurements as lines of Markdown."""
     yield "| | seconds | of ten times the rows | MiB of the process | MiB of the mapped file |"
     yield "| --- | --- | --- | --- | --- |"
     for one in figures:

@@ -66,7 +66,7 @@ def serving(checkout: Path, words: Sequence[str]) -> Iterator[subprocess.Popen[s
 
 
 def one_step(process: subprocess.Popen[str]) -> float:
-    """Seconds of the next step."""
+    """Run a process's next step, and give its seconds."""
     assert process.stdin is not None
     process.stdin.write("step\n")
     process.stdin.flush()
@@ -83,7 +83,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def commit(checkout: Path) -> str:
-    """Its commit, and whether files differ from it."""
+    """Commit of a checkout, marked if files differ from it."""
     told = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=checkout, capture_output=True, text=True
     ).stdout.strip()

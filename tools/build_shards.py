@@ -33,7 +33,7 @@ from vidtron.data.building.transcode import Edit
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--input",
@@ -102,7 +102,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen_codec(codec: str, changes: bool) -> StoredCodec:
-    """What `auto` stands for on this machine."""
+    """The codec that clips are stored in; `auto` is decided by what this machine can encode."""
     if codec != "auto":
         return codec  # type: ignore[return-value]
     import torch

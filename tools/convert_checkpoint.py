@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Parse the command line and convert. Exits with status 2 where that is refused."""
     words = with_plugins(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(words)
 

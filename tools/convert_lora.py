@@ -69,7 +69,7 @@ class Arguments:
 
 
 def main() -> None:
-    """Parse, read, write. Exits with status 2 where that is refused."""
+    """Parse the command line, read adapters and write them. Exits with status 2 where that is refused."""
     arguments = parse_arguments(Arguments, with_plugins(sys.argv[1:]), __doc__)
     refused = [refusal.message for refusal in refusals(arguments)]
     if arguments.model is not None and arguments.model not in preset_names():

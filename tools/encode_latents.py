@@ -38,7 +38,7 @@ _ABOUT = (__doc__ or "").replace("\n\n", "\0").replace("\n", " ").replace("\0", 
 
 
 def errors_of(config: RunConfig, world: World) -> list[str]:
-    """What is wrong with the data and the encoders of a configuration."""
+    """Errors in the data and the encoders of a configuration."""
     from vidtron import data, encoders, training
 
     family = family_of(config.model)
@@ -56,7 +56,7 @@ def errors_of(config: RunConfig, world: World) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, check, encode."""
+    """Parse the command line, check it, and encode the latents."""
     words = sys.argv[1:] if argv is None else argv
     with_plugins(words)
     given = parse(words, preset, preset_names(), "encode_latents.py", _ABOUT, choices=choices())

@@ -91,7 +91,7 @@ def plan_of(config: RunConfig) -> Plan:
 
 
 def table(lines: Sequence[BucketStatistics], each: Sequence[BucketStatistics]) -> list[str]:
-    """One line for each bucket that some clip finds."""
+    """Lines of a table: one for each bucket that some clip finds."""
     width = max([6, *(len(one.name) for one in lines)])
     head = f"{'bucket':{width}} {'height x width':>19} {'batch':>9} {'samples':>11} {'batches':>9} {'left over':>9}"
     text = [head + f" {'tokens':>7} {'step cost':>11} {'cropped':>8} {'repeated':>8}"]

@@ -31,7 +31,7 @@ from vidtron.inference.video_io import psnr
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Parse the command line, and measure the latents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", type=location, nargs="+", required=True, metavar="SHARDS")
     parser.add_argument("--vae-path", type=path_name, help="unset: the built-in space-time transform")

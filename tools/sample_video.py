@@ -50,7 +50,7 @@ class Arguments:
 
 
 def main() -> None:
-    """Parse, check, sample."""
+    """Parse the command line, check it, and sample the videos."""
     arguments = parse_arguments(Arguments, with_plugins(sys.argv[1:]), __doc__, choices())
     world = World.of_launcher()
     config = arguments.sampling

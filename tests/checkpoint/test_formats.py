@@ -15,9 +15,9 @@ from tests.checkpoint.checkpoints import VARIANTS, assert_same, contents, copy_s
 from tests.reference import cogvideox_oracle as oracle
 from vidtron import checkpoint
 from vidtron.checkpoint import ConversionError, conversion
+from vidtron.checkpoint.conversion_verification import our_output
 from vidtron.checkpoint.formats import config_folder, open_weights
 from vidtron.checkpoint.formats.config_folder import ConfigFolderTarget
-from vidtron.checkpoint.verification import our_output
 from vidtron.config.world import World
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal

@@ -63,7 +63,7 @@ def test_gadgets_run_in_stock_unpicklers(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_metadata(name, run, marker):
     (run / ".metadata").write_bytes(gadgets.gadgets(marker)[name])
-    for read in (checkpoint.averages_in, checkpoint.read_full_state, open_weights):
+    for read in (checkpoint.ema_names_in, checkpoint.read_full_state, open_weights):
         with pytest.raises(ValueError, match=r"/\.metadata: "):
             read(run)
     with pytest.raises(ValueError, match=r"^\S+/\.metadata: [^\n]+$"):

@@ -12,12 +12,12 @@ from tests.checkpoint.checkpoints import assert_same, contents, copy_sat, diffus
 from tests.reference.cogvideox_oracle import DATA, PREFIX
 from vidtron import checkpoint
 from vidtron.checkpoint import CheckpointError, ConversionError, lora_source
+from vidtron.checkpoint.conversion_verification import our_output
 from vidtron.checkpoint.formats import open_weights
 from vidtron.checkpoint.lora_adapters import Adapter
 from vidtron.checkpoint.lora_formats import read
 from vidtron.checkpoint.lora_sat import write_sat, write_sat_with_base
 from vidtron.checkpoint.lora_source import open_merged
-from vidtron.checkpoint.verification import our_output
 from vidtron.models.cogvideox.family import FAMILY
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers.checkpoint_rules import bits_equal

@@ -185,7 +185,7 @@ def test_paths_may_be_strings(tmp_path, monkeypatch):
     assert checkpoint.is_complete(folder)
     assert checkpoint.iteration_of(folder) == 0
     assert checkpoint.holds_weights_only(folder)
-    assert checkpoint.averages_in(folder) == []
+    assert checkpoint.ema_names_in(folder) == []
     assert checkpoint.base_errors(folder, None) == []
     assert "--lora-base base: base/iter_0000000 does not hold" in checkpoint.base_errors(folder, "base")[0]
     assert "decoder.final_layernorm.weight" in checkpoint.read_full_state(folder)

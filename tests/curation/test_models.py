@@ -30,12 +30,12 @@ def videos(tmp_path):
 def test_preprocessing_is_clips_own(clip_folder):
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from vidtron.curation.clip import Clip
+    from vidtron.curation.clip_network import ClipNetwork
 
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIDE}, crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     )
-    clip = Clip(clip_folder, torch.device("cpu"))
+    clip = ClipNetwork(clip_folder, torch.device("cpu"))
     for frame in (texture(0), texture(1, 64, 40), texture(2, 16, 24)):
         theirs = processor(images=[frame], return_tensors="pt")["pixel_values"][0]
         assert torch.allclose(clip._pixels(frame), theirs, atol=2e-2)
@@ -43,12 +43,12 @@ def test_preprocessing_is_clips_own(clip_folder):
 
 def test_aesthetic(videos, tmp_path, clip_folder):
     """Against the definition: features of length 1, five linear layers, mean over frames."""
-    from vidtron.curation.clip import Clip
+    from vidtron.curation.clip_network import ClipNetwork
 
     head = make_head(tmp_path / "head.pth")
     step = Aesthetic(clip=clip_folder, head=head, device="cpu")
     good, bad = rows_of(step, table_of(videos, tmp_path / "0.parquet"))
-    features = Clip(clip_folder, step.torch_device(0)).image_features(
+    features = ClipNetwork(clip_folder, step.torch_device(0)).image_features(
         frames_at_shares(videos / "a.mp4", (0.1, 0.5, 0.9))
     )
     assert torch.allclose(features.norm(dim=-1), torch.ones(3))
@@ -68,7 +68,7 @@ def test_shares_are_frames_of_the_clip(videos):
 def test_match(videos, tmp_path, clip_folder):
     from transformers import AutoTokenizer, CLIPModel
 
-    from vidtron.curation.clip import Clip
+    from vidtron.curation.clip_network import ClipNetwork
 
     texts = ["a dog runs", "the street", None]
     rows = [{"path": str(videos / "a.mp4"), "text": text} for text in texts]
@@ -77,7 +77,7 @@ def test_match(videos, tmp_path, clip_folder):
         Match(clip=clip_folder, device="cpu"), write_rows(tmp_path / "in.parquet", rows)
     )
     model = CLIPModel.from_pretrained(clip_folder).eval()
-    pixels = Clip(clip_folder, torch.device("cpu"))._pixels(frames_at(videos / "a.mp4", [10])[0])[None]
+    pixels = ClipNetwork(clip_folder, torch.device("cpu"))._pixels(frames_at(videos / "a.mp4", [10])[0])[None]
     tokens = AutoTokenizer.from_pretrained(clip_folder)(texts[:2], padding=True, return_tensors="pt")
     for row, text in zip((first, second), texts, strict=False):
         tokens = AutoTokenizer.from_pretrained(clip_folder)(text, return_tensors="pt")

@@ -11,7 +11,7 @@ from vidtron.diffusion.density import (
     LogNormal,
     Mode,
     Shifted,
-    Table,
+    TabulatedDensity,
     Uniform,
     speed_density,
     timesteps_at,
@@ -73,7 +73,7 @@ def test_a_logit_normal_flow_is_log_normal_in_the_ratio():
 
 
 def test_table():
-    density = Table(torch.tensor([1.0, 3.0, 4.0]))
+    density = TabulatedDensity(torch.tensor([1.0, 3.0, 4.0]))
     timesteps = (density.inverse_cdf(even(8000)) * 3).floor()
     assert [(timesteps == i).sum().item() for i in range(3)] == [1000, 3000, 4000]
 

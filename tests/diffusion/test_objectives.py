@@ -10,7 +10,7 @@ from vidtron.diffusion.objective import Objective
 from vidtron.diffusion.parameterization import EDM, CleanLatent, Epsilon, FlowVelocity, Velocity, add_noise, convert
 from vidtron.diffusion.schedule import DDPMSchedule, ZeroTerminalSNRSchedule
 from vidtron.diffusion.timesteps import space_timesteps
-from vidtron.diffusion.variance import Posterior, normal_kl
+from vidtron.diffusion.variance import ReversePosterior, normal_kl
 from vidtron.diffusion.weighting import P2, Constant, EDMWeighting, MinSNR, SATClamp, SoftMinSNR
 
 PARAMETERIZATIONS = [
@@ -210,7 +210,7 @@ def test_bound_teaches_the_variance_alone():
 def test_the_best_learned_variance_is_the_true_one():
     """With the ideal mean the bound is least where the variance is what is left of the posterior's mean's error."""
     kept, index, count = space_timesteps(1000, "20"), 3, 20_000
-    posterior, t = Posterior(LINEAR.alpha_bar[kept]), torch.tensor([index])
+    posterior, t = ReversePosterior(LINEAR.alpha_bar[kept]), torch.tensor([index])
     draw = torch.Generator().manual_seed(7)
     x0, noise = draw_data(count, draw), torch.randn(count, generator=draw, dtype=torch.float64)
     alpha, sigma = (level.squeeze() for level in LINEAR.levels([kept[index]]))

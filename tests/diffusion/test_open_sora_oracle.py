@@ -17,7 +17,7 @@ from vidtron.diffusion.parameterization import CleanLatent, Epsilon, FlowVelocit
 from vidtron.diffusion.samplers import ancestral, ddim, euler
 from vidtron.diffusion.schedule import DDPMSchedule, linear_betas
 from vidtron.diffusion.timesteps import space_timesteps
-from vidtron.diffusion.variance import Posterior, split_variance
+from vidtron.diffusion.variance import ReversePosterior, split_variance
 from vidtron.diffusion.weighting import P2
 
 IDDPM = load_file(DATA / "opensora" / "iddpm.safetensors")
@@ -52,7 +52,7 @@ def test_tables(name, kept):
     timesteps = list(range(1000)) if kept is None else space_timesteps(1000, kept)
     if kept is not None:
         assert timesteps == FACTS[f"{name}/timestep_map"]
-    posterior = Posterior(SCHEDULE.alpha_bar[timesteps])
+    posterior = ReversePosterior(SCHEDULE.alpha_bar[timesteps])
     ours = {
         "alphas_cumprod": SCHEDULE.alpha_bar[timesteps],
         "betas": posterior.beta,
@@ -119,7 +119,7 @@ def test_losses(name, masked):
 
 
 def test_reverse_step():
-    x, t, posterior = iddpm("x_start"), IDDPM["loss/t"], Posterior(SCHEDULE.alpha_bar)
+    x, t, posterior = iddpm("x_start"), IDDPM["loss/t"], ReversePosterior(SCHEDULE.alpha_bar)
     eps, values = split_variance(iddpm("model_output"))
     alpha, sigma = (level(t)[:, None, None, None, None] for level in (SCHEDULE.alpha, SCHEDULE.sigma))
     x0 = Epsilon().x0(x, eps, alpha, sigma)

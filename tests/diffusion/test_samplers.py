@@ -15,7 +15,7 @@ from vidtron.diffusion.levels import Level, sampling_levels
 from vidtron.diffusion.parameterization import EDM, CleanLatent, Epsilon, FlowVelocity, Velocity
 from vidtron.diffusion.samplers import ancestral, ddim, dpmpp_2m, euler, heun
 from vidtron.diffusion.schedule import DDPMSchedule, ZeroTerminalSNRSchedule
-from vidtron.diffusion.variance import Posterior
+from vidtron.diffusion.variance import ReversePosterior
 
 SCHEDULES = {
     "zero-snr": ZeroTerminalSNRSchedule(),
@@ -184,7 +184,7 @@ def test_progress_wraps_the_steps():
 def test_posterior_of_the_mixture():
     """Mean and variance of x_{t-1} given x_t and x0, from Bayes' rule."""
     schedule = SCHEDULES["linear"]
-    posterior, t = Posterior(schedule.alpha_bar), 400
+    posterior, t = ReversePosterior(schedule.alpha_bar), 400
     before, now = schedule.alpha_bar[t - 1], schedule.alpha_bar[t]
     kept, added = now / before, 1 - now / before
     precision = kept / added + 1 / (1 - before)

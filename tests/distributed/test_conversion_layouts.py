@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tests.checkpoint.checkpoints import contents
 from tests.distributed.layouts import small_run, train
 from vidtron import checkpoint
+from vidtron.checkpoint.conversion_verification import drawn_input, our_output
 from vidtron.checkpoint.formats import open_weights
-from vidtron.checkpoint.verification import drawn_input, our_output
 from vidtron.config.world import World
 from vidtron.models.build import build_chunks
 from vidtron.models.cogvideox.family import CogVideoXFamily

@@ -87,7 +87,7 @@ def test_every_layout_keeps_what_is_kept_by_hand(pool, shards, tmp_path, start, 
     first = {key: tensor.bfloat16().float() for key, tensor in start.items()} if flags.get("bf16") else start
     expected = by_hand([first, *map(masters, completed(tmp_path))])
     last = latest(tmp_path)
-    assert checkpoint.averages_in(last) == sorted(NAMES)
+    assert checkpoint.ema_names_in(last) == sorted(NAMES)
     for name in NAMES:
         average = read_full_state(last, average=name)
         assert_close(average, expected[name], rtol=1e-5)
@@ -141,7 +141,7 @@ def test_runs_may_begin_and_cease_to_keep_averages(shards, tmp_path, capsys):
     output = capsys.readouterr().out
     assert f"EMA 0.5: not in {tmp_path / 'iter_0000001'}; it starts from the weights" in output
     assert f"EMA 0.5: in {tmp_path / 'iter_0000002'}, left out: this run does not keep it" in output
-    assert checkpoint.averages_in(latest(tmp_path)) == ["0.9"]
+    assert checkpoint.ema_names_in(latest(tmp_path)) == ["0.9"]
 
 
 def train_and_look(rank: int, run, folder: Path) -> tuple[int, int]:
@@ -198,7 +198,7 @@ def load_and_save(rank: int, run, path: Path, average: str, folder: Path) -> Non
     """Job: load an average in place of the weights into a bare model, and save that."""
     with initialized(run, World.from_environment()) as groups:
         chunks = build_chunks(registry.family_of(run.model), run, groups)
-        assert checkpoint.load_average(path, chunks, average, groups)["iteration"] == STEPS
+        assert checkpoint.load_ema(path, chunks, average, groups)["iteration"] == STEPS
         checkpoint.CheckpointWriter(folder, groups).save(1, chunks, None, None, {})
 
 

@@ -139,7 +139,7 @@ def test_averages_of_adapters_alone(pool, shards, tmp_path, base):
     run_once(pool, shards, tmp_path / "run", LAYOUTS["TP2+SP"], **shared, **start)
     run_once(pool, shards, tmp_path / "run", LAYOUTS["PP2"], **shared, load=tmp_path / "run")
     whole, alone = latest(tmp_path / "whole"), latest(tmp_path / "run")
-    (average,) = checkpoint.averages_in(alone)
+    (average,) = checkpoint.ema_names_in(alone)
     expected, averaged = (read_full_state(path, average=average) for path in (whole, alone))
     assert averaged
     assert all(is_adapter(name) for name in averaged)

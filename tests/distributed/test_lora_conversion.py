@@ -63,7 +63,7 @@ def our_output(rank, run, folder, average=None):
         if average is None:
             checkpoint.load_with_base(folder, chunks, None, None, groups)
         else:
-            checkpoint.load_average_with_base(folder, chunks, average, groups)
+            checkpoint.load_ema_with_base(folder, chunks, average, groups)
         length, told = CogVideoXFamily().sequence_length(run), Conditions((TextInput(text),))
         return ReplicaNetwork(chunks, groups, sequence_length=length)(latents, 500, told)
 

@@ -91,7 +91,7 @@ def join_tables(input: Path, other: Path, output: Path, how: How = "left") -> Re
 
 
 def hash_of(table: pa.Table) -> str:
-    """What a list of files is, briefly."""
+    """Digest of a list of files, by their paths."""
     import hashlib
 
     return hashlib.blake2b("\n".join(table["path"].to_pylist()).encode(), digest_size=16).hexdigest()

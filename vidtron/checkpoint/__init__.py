@@ -1,18 +1,18 @@
 """What a run writes to continue from and how it is read; weights in other formats."""
 
-from vidtron.checkpoint.adapters import (
+from vidtron.checkpoint.adapter_checkpoints import (
     base_errors,
     base_folder,
     checksums,
-    load_average_with_base,
+    load_ema_with_base,
     load_start,
     load_with_base,
     record_base,
     take_adapters,
 )
-from vidtron.checkpoint.averages import AveragedPart, Averages
 from vidtron.checkpoint.conversion import Conversion, convert
-from vidtron.checkpoint.engine import CheckpointWriter, load, load_average
+from vidtron.checkpoint.ema import EmaPart, EmaState
+from vidtron.checkpoint.engine import CheckpointWriter, load, load_ema
 from vidtron.checkpoint.errors import CheckpointError, UnreadableFileError
 from vidtron.checkpoint.folders import (
     clear_unfinished,
@@ -31,7 +31,7 @@ from vidtron.checkpoint.formats import (
     holds_weights_only,
     open_weights,
 )
-from vidtron.checkpoint.full_state import averages_in, read_full_state, read_state
+from vidtron.checkpoint.full_state import ema_names_in, read_full_state, read_state
 from vidtron.checkpoint.integrity import (
     Choice,
     Inspection,
@@ -47,20 +47,19 @@ from vidtron.checkpoint.state import Part, everything
 from vidtron.checkpoint.weights_into_model import load_weights
 
 __all__ = [
-    "AveragedPart",
-    "Averages",
     "CheckpointError",
     "CheckpointWriter",
     "Choice",
     "Conversion",
     "ConversionError",
+    "EmaPart",
+    "EmaState",
     "Inspection",
     "Part",
     "Search",
     "UnreadableFileError",
     "Verification",
     "WeightSource",
-    "averages_in",
     "base_errors",
     "base_folder",
     "candidates",
@@ -70,6 +69,7 @@ __all__ = [
     "completed",
     "convert",
     "detect_format",
+    "ema_names_in",
     "everything",
     "folder_name",
     "holds_weights_only",
@@ -78,8 +78,8 @@ __all__ = [
     "iteration_of",
     "latest",
     "load",
-    "load_average",
-    "load_average_with_base",
+    "load_ema",
+    "load_ema_with_base",
     "load_start",
     "load_weights",
     "load_with_base",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vidtron.checkpoint import verification
+from vidtron.checkpoint.conversion_verification import ConversionVerification, verified
 from vidtron.checkpoint.finiteness import NotFinite, refuse_overflow
 from vidtron.checkpoint.formats import WeightFormat, format_named, open_weights
 from vidtron.checkpoint.formats.base import DTYPES, Content, ConversionError
@@ -14,7 +14,6 @@ from vidtron.checkpoint.formats.weight_format import possessive
 from vidtron.checkpoint.lora_source import LORA_MODES, LoraMode, open_merged
 from vidtron.checkpoint.publishing import published, refuse_existing
 from vidtron.checkpoint.tensor_files import TensorSpec
-from vidtron.checkpoint.verification import Verification
 from vidtron.config.network import NetworkConfig
 from vidtron.config.storage import writing
 from vidtron.models.foreign import changed_settings
@@ -24,7 +23,7 @@ Progress = Callable[[list[str]], Iterable[str]]
 
 @dataclass
 class Conversion:
-    """What a conversion has done."""
+    """Result of a conversion."""
 
     model: str
     """Preset of the network's kind."""
@@ -37,7 +36,7 @@ class Conversion:
     """What the user should know, one line each."""
     warnings: list[str] = field(default_factory=list)
     """What may be wrong, one line each: weights that are not finite, a network guessed from the tensors."""
-    verification: Verification | None = None
+    verification: ConversionVerification | None = None
     """With `verify`."""
 
 
@@ -166,12 +165,12 @@ def convert(
         _read_back(folder, save, format, content)
         if verify:
             written = open_weights(folder, save_format, model=model)
-            result.verification = verification.verify(source, written, specs, progress)
+            result.verification = verified(source, written, specs, progress)
     return result
 
 
 def _read_back(folder: Path, save: Path, format: WeightFormat, content: Content) -> None:
-    """Raises ConversionError: what was written cannot be opened, or is not of the announced shapes and types."""
+    """Raise ConversionError if what was written cannot be opened, or is not of the announced shapes and dtypes."""
     specs = content.specs
     try:
         written = format.read_back(folder, content)
@@ -184,7 +183,7 @@ def _read_back(folder: Path, save: Path, format: WeightFormat, content: Content)
 
 
 def cast(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    """In the type of the target, rounded to nearest."""
+    """The tensor in the dtype of `spec`, rounded to nearest."""
     return tensor.to(spec.dtype)
 
 

@@ -26,17 +26,17 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 from torch.distributed.checkpoint.api import CheckpointException
 
 from vidtron.checkpoint import folders, integrity, manifest
-from vidtron.checkpoint.average_names import average_of_key
-from vidtron.checkpoint.averages import (
-    Averages,
-    requested_averages,
-    restore_average,
-    sharded_averages,
-    take_average,
+from vidtron.checkpoint.ema import (
+    EmaState,
+    requested_ema,
+    restore_ema,
+    sharded_ema,
+    take_ema,
 )
+from vidtron.checkpoint.ema_names import ema_of_key
 from vidtron.checkpoint.errors import CheckpointError
 from vidtron.checkpoint.failures import in_background, kept_failure, reason_not_saved
-from vidtron.checkpoint.full_state import averages_in, tensor_shapes_on_disk
+from vidtron.checkpoint.full_state import ema_names_in, tensor_shapes_on_disk
 from vidtron.checkpoint.reading import adapt_reading, common_strategy, loading
 from vidtron.checkpoint.state import (
     Part,
@@ -56,7 +56,7 @@ from vidtron.parallel import Groups, any_rank, barrier, gather_objects, on_first
 from vidtron.parallel.mcore_versions import async_save_arguments
 
 _OPTIMIZER_PREFIX = "optimizer."
-NO_AVERAGES: Averages = MappingProxyType({})
+NO_EMA: EmaState = MappingProxyType({})
 
 
 class CheckpointWriter:
@@ -98,7 +98,7 @@ class CheckpointWriter:
         optimizer: Any | None,
         scheduler: Any | None,
         state: dict[str, Any],
-        averages: Averages = NO_AVERAGES,
+        ema: EmaState = NO_EMA,
         part: Part = everything,
     ) -> None:
         """Save the run after `iteration` steps; with `async_save`, only begin to.
@@ -109,7 +109,7 @@ class CheckpointWriter:
             optimizer: megatron-core's optimizer.
             scheduler: megatron-core's `OptimizerParamScheduler`.
             state: plain numbers, strings, lists and dicts, the same on all ranks.
-            averages: of the weights, as this rank holds them.
+            ema: averages of the weights, as this rank holds them.
             part: the weights to save, with all that is trained among them.
 
         Raises:
@@ -118,7 +118,7 @@ class CheckpointWriter:
         self.finalize()
         unfinished = self._begin(iteration)
         content = sharded_state(chunks, optimizer, self.groups, is_loading=False, part=part)
-        content["ema"] = sharded_averages(averages, model_state(content, chunks))
+        content["ema"] = sharded_ema(ema, model_state(content, chunks))
         nonfinite = nonfinite_weights([*model_state(content, chunks).values(), content["ema"]], self.groups)
         content = once_each(content)
         content["state"] = state
@@ -253,7 +253,7 @@ def load(
     optimizer: Any | None,
     scheduler: Any | None,
     groups: Groups,
-    averages: Averages = NO_AVERAGES,
+    ema: EmaState = NO_EMA,
     part: Part = everything,
 ) -> dict[str, Any]:
     """Load a checkpoint, saved on any layout, into model, optimizer and scheduler; returns the plain state.
@@ -264,27 +264,27 @@ def load(
         optimizer: None loads the weights only.
         scheduler: None leaves the schedule.
         groups: the run's process groups.
-        averages: of the weights, to be loaded too; other averages in the checkpoint are left out.
+        ema: averages of the weights, to be loaded too; other averages in the checkpoint are left out.
         part: the weights to load; the others keep their values, and are left out where the checkpoint has them.
 
     Raises:
         CheckpointError: it is not complete, or does not have the tensors of this run; the message sums up which.
     """
     request = sharded_state(chunks, optimizer, groups, is_loading=True, part=part)
-    averages_request = requested_averages(averages, model_state(request, chunks))
-    _check_tensors(path, [request, averages_request], groups, averages, part, with_optimizer=optimizer is not None)
-    for average, parts in averages.items():
-        for tensor in nested_values(averages_request[average]):
+    ema_request = requested_ema(ema, model_state(request, chunks))
+    _check_tensors(path, [request, ema_request], groups, ema, part, with_optimizer=optimizer is not None)
+    for average, parts in ema.items():
+        for tensor in nested_values(ema_request[average]):
             tensor.init_data("cpu")
         # A rank that trains nothing asks for nothing, and mcore leaves what is empty out.
-        restore_average(_read(path, {"ema": averages_request.pop(average)}, groups).get("ema", {}), parts)
+        restore_ema(_read(path, {"ema": ema_request.pop(average)}, groups).get("ema", {}), parts)
     loaded = _read(path, request, groups)
     with loading(path):
         restore(loaded, chunks, optimizer, scheduler, part)
         return loaded["state"]
 
 
-def load_average(
+def load_ema(
     path: Path, chunks: Sequence[Any], average: str, groups: Groups, part: Part = everything
 ) -> dict[str, Any]:
     """Load an average of the weights in place of the weights, for sampling; returns the plain state.
@@ -294,7 +294,7 @@ def load_average(
     Args:
         path: an `iter_*` folder.
         chunks: this rank's model chunks, wrapped or bare.
-        average: its name, as `averages_in` gives it.
+        average: its name, as `ema_names_in` gives it.
         groups: the run's process groups.
         part: the weights to load.
 
@@ -302,11 +302,11 @@ def load_average(
         CheckpointError: it is not complete, does not have the average, or is of another model.
     """
     request = sharded_state(chunks, None, groups, is_loading=True, part=part)
-    _check_tensors(path, request, groups, NO_AVERAGES, part, with_optimizer=False)
-    known = averages_in(path)
+    _check_tensors(path, request, groups, NO_EMA, part, with_optimizer=False)
+    known = ema_names_in(path)
     if average not in known:
         raise CheckpointError(f"{path}: no average {average}; accepted: {', '.join(known) or 'none, it has no EMA'}")
-    take_average(request, average, tensor_shapes_on_disk(path).keys())
+    take_ema(request, average, tensor_shapes_on_disk(path).keys())
     loaded = _read(path, request, groups)
     with loading(path):
         restore(loaded, chunks, None, None, part)
@@ -314,7 +314,7 @@ def load_average(
 
 
 def _read(path: Path, request: dict[str, Any], groups: Groups) -> dict[str, Any]:
-    """What is asked for, in place of the sharded tensors that ask for it."""
+    """Read the requested tensors; they take the places of the sharded tensors that request them."""
     adapt_reading()
     strategy: Any = TorchDistLoadShardedStrategy()
     if groups.dp_cp.size() > 1:
@@ -334,7 +334,7 @@ def _check_tensors(
     stored = {
         key: shape
         for key, shape in tensor_shapes_on_disk(path).items()
-        if (average := average_of_key(key)) in averages
+        if (average := ema_of_key(key)) in averages
         or (average is None and (key.startswith(_OPTIMIZER_PREFIX) or part(key)))
     }
     gathered = gather_objects(tensor_shapes(request), groups.world)

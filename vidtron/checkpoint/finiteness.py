@@ -54,7 +54,7 @@ class NotFinite:
 
 
 def refuse_overflow(name: str, tensor: Tensor, rounded: Tensor) -> None:
-    """Raises ConversionError: finite values became infinite by a change of type."""
+    """Raise ConversionError if finite values became infinite by a change of dtype."""
     if rounded.dtype != torch.float16 or tensor.dtype == torch.float16 or all_finite(rounded):
         return
     lost = int((rounded.isinf() & tensor.isfinite()).sum())

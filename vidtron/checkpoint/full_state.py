@@ -7,7 +7,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from vidtron.checkpoint.average_names import average_key, average_of_key
+from vidtron.checkpoint.ema_names import ema_key, ema_of_key
 from vidtron.checkpoint.errors import UnreadableFileError
 from vidtron.checkpoint.metadata_file import read_metadata
 from vidtron.checkpoint.reading import CheckpointReader, loading, read_common
@@ -26,13 +26,13 @@ def tensor_shapes_on_disk(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(entry.size) for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
 
-def averages_in(path: Path) -> list[str]:
+def ema_names_in(path: Path) -> list[str]:
     """Names of the averages of the weights (EMA) in a checkpoint.
 
     Args:
         path: an `iter_*` folder.
     """
-    found = (average_of_key(key) for key in tensor_shapes_on_disk(path))
+    found = (ema_of_key(key) for key in tensor_shapes_on_disk(path))
     return sorted({average for average in found if average is not None})
 
 
@@ -58,16 +58,14 @@ def read_full_state(
         if isinstance(entry, TensorStorageMetadata)
     }
     keys = {
-        key: key
-        for key in stored
-        if average_of_key(key) is None and (optimizer or not key.startswith(_OPTIMIZER_PREFIX))
+        key: key for key in stored if ema_of_key(key) is None and (optimizer or not key.startswith(_OPTIMIZER_PREFIX))
     }
     if average is not None:
-        prefix = average_key(average, "")
+        prefix = ema_key(average, "")
         averaged = {key.removeprefix(prefix): key for key in stored if key.startswith(prefix)}
         if not averaged:
             raise ValueError(
-                f"{path}: no average {average}; accepted: {', '.join(averages_in(path)) or 'none, no EMA'}"
+                f"{path}: no average {average}; accepted: {', '.join(ema_names_in(path)) or 'none, no EMA'}"
             )
         keys |= averaged
     keys = {name: key for name, key in keys.items() if part(name)}

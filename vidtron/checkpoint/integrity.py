@@ -19,7 +19,7 @@ _MOST_THREADS = 4
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of a checkpoint's files."""
+    """Findings about a checkpoint's files."""
 
     damage: list[str]
     """One message for each file, named in it, that is not as it was written."""
@@ -29,7 +29,7 @@ class Inspection:
     """False: an earlier version has written it, and damage would go unseen."""
 
     def remarks(self, folder: Path) -> list[str]:
-        """What the user should know of the checkpoint beside its damage."""
+        """Remarks for the user that are no damage."""
         found = []
         if not self.has_checksums:
             found.append(f"{folder} has no checksums (an earlier version has written it): damage would go unseen")
@@ -39,7 +39,7 @@ class Inspection:
 
 
 class Verification:
-    """Of one checkpoint, going on in threads from the moment it is made. A context manager, which ends it early."""
+    """Verification of one checkpoint's files, in threads that start at once; leaving its context ends it early."""
 
     def __init__(self, folder: Path, *, contents: bool = True, rank: int = 0, ranks: int = 1) -> None:
         """
@@ -94,11 +94,11 @@ class Verification:
             self._problems[folders.MANIFEST_FILE] = "missing"
 
     def result(self) -> Inspection:
-        """What there is to tell, when all is read."""
+        """The findings of this process; waits until everything is read."""
         return self._told(self._wait(), self._finite, self._has_checksums)
 
     def shared_result(self, groups: Groups) -> Inspection:
-        """`result` of all ranks together, on every rank."""
+        """The findings of all ranks together, on every rank; all ranks call this."""
         parts = gather_objects((self._wait(), self._finite, self._has_checksums), groups.world)
         problems: dict[str, str] = {}
         for part, _, _ in parts:  # the first rank's share of a file comes first in it
@@ -240,7 +240,7 @@ class Search:
             self._first = Verification(self._found[0], rank=groups.rank, ranks=groups.world_size)
 
     def choice(self) -> Choice:
-        """The same on all ranks, which call this together."""
+        """The chosen checkpoint, the same on all ranks, which call this together."""
         return choose(self._found, self._examine if self._verify else None, named=self._named)
 
     def _examine(self, path: Path) -> Inspection:

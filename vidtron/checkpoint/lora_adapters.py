@@ -32,11 +32,11 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        """What the product is multiplied by."""
+        """Factor on the product B A: alpha / rank."""
         return self.alpha / self.rank
 
     def with_alpha(self, alpha: float) -> "Adapter":
-        """The same map with another alpha: B takes the difference. Exact where that is a power of two."""
+        """An equal adapter with another alpha: B is rescaled, exactly where the ratio is a power of two."""
         if alpha == self.alpha:
             return self
         return replace(self, B=(self.B.double() * (self.alpha / alpha)).to(self.B.dtype), alpha=alpha)
@@ -47,7 +47,7 @@ Adapters = dict[str, Adapter]
 
 
 def cast(adapters: Adapters, dtype: torch.dtype) -> Adapters:
-    """The same adapters in another dtype."""
+    """The adapters in another dtype."""
     return {name: replace(a, A=a.A.to(dtype), B=a.B.to(dtype)) for name, a in adapters.items()}
 
 

@@ -50,7 +50,7 @@ def merged(
     network: Any,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """One of the network's weights with its adapters in it; any other tensor as it is.
+    """A weight of the network with its adapters merged into it; any other tensor unchanged.
 
     Args:
         name: of the weight in the whole model.

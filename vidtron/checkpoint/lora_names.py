@@ -43,7 +43,7 @@ class ForeignNames:
 
     @property
     def flags(self) -> list[str]:
-        """What `--lora-target-modules` calls the adapters that the format can hold."""
+        """Names in `--lora-target-modules` of the adapters that the format can hold."""
         return [target.flag for target in self.targets.values()]
 
     def ours(self, module: ForeignModule) -> str | None:
@@ -55,7 +55,7 @@ class ForeignNames:
         return None
 
     def theirs(self, name: str) -> ForeignModule | None:
-        """Where the format has an adapter of ours; None if it has no such place."""
+        """The format's place of one of our adapters; None if it has no such place."""
         layer, ours = split(name)
         if ours not in self.targets:
             return None

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vidtron.checkpoint.adapters import base_errors, base_of, refuse_other_weights, sum_of_bits
+from vidtron.checkpoint.adapter_checkpoints import base_errors, base_of, refuse_other_weights, sum_of_bits
 from vidtron.checkpoint.engine import CheckpointError
 from vidtron.checkpoint.folders import resolve_checkpoint
 from vidtron.checkpoint.formats import configuration_beside, detect_format, open_weights

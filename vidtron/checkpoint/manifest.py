@@ -37,12 +37,12 @@ _own = threading.local()
 
 
 class ManifestError(ValueError):
-    """`checksums.json` is damaged, or of a later version."""
+    """Error: `checksums.json` is damaged, or of a later version."""
 
 
 @dataclass(frozen=True)
 class FileChecksums:
-    """Of one file."""
+    """Size and checksums of one file."""
 
     bytes: int
     blocks: list[str]
@@ -51,7 +51,7 @@ class FileChecksums:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `checksums.json` says."""
+    """Content of `checksums.json`."""
 
     finite: bool
     """Whether all weights, and their averages, are finite."""
@@ -119,7 +119,7 @@ def write(folder: Path, known: Mapping[str, FileChecksums], *, finite: bool) -> 
 
 
 def checksums_of(path: Path) -> FileChecksums:
-    """Of a file that lies there, in one pass."""
+    """Checksums of an existing file, read once."""
     blocks: list[str] = []
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, 2)
@@ -130,7 +130,7 @@ def checksums_of(path: Path) -> FileChecksums:
 
 
 def block_checksum(path: Path, number: int) -> str:
-    """Of one block of a file.
+    """Checksum of one block of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -207,7 +207,7 @@ class HashingFile:
         return len(view)
 
     def tell(self) -> int:
-        """Bytes so far."""
+        """Number of bytes written so far."""
         return self._size
 
     def flush(self) -> None:
@@ -215,7 +215,7 @@ class HashingFile:
         self._file.flush()
 
     def fileno(self) -> int:
-        """For os.fsync; what is buffered is handed to the system first."""
+        """Descriptor for os.fsync; buffered bytes are handed to the system first."""
         self._file.flush()
         return self._file.fileno()
 
@@ -225,7 +225,7 @@ class HashingFile:
             self._file.close()
 
     def checksums(self) -> FileChecksums:
-        """Of all that was written."""
+        """Checksums of everything that was written."""
         open_block = [self._hash.hexdigest()] if self._size % BLOCK_BYTES else []
         return FileChecksums(self._size, self._blocks + open_block)
 

@@ -119,7 +119,7 @@ class _Checked:
         return Metadata(state_dict_metadata=made, storage_data=found)
 
     def _fields(self, record: Any, name: Name) -> dict[str, Any]:
-        """What a dataclass's pickle says of its fields."""
+        """Fields of a dataclass, as its pickle states them."""
         if not isinstance(record, Record) or record.name != name or record.args:
             kind = record.name if isinstance(record, Record) else type(record).__name__
             raise self._wrong(f"a {kind} in place of a {name.name}")
@@ -163,7 +163,7 @@ class _Checked:
         return TensorStorageMetadata(TensorProperties(dtype=self._dtype(key, fields.get("properties"))), size, made)
 
     def _dtype(self, key: str, record: Any) -> torch.dtype:
-        """Of the properties, with which `torch.save` writes no other tensors than strided ones."""
+        """The dtype among the properties, with which `torch.save` writes no other tensors than strided ones."""
         state = record.state if isinstance(record, Record) and record.name == _PROPERTIES else None
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[0], torch.dtype):
             raise self._wrong(f"{key} has no type")

@@ -45,7 +45,7 @@ def published(target: Path, *, overwrite: bool, only: str | None = None) -> Iter
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Raises FileExistsError: `target` exists and is not empty, and it is not to be overwritten."""
+    """Raise FileExistsError if `target` exists, is not empty and is not to be overwritten."""
     taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
     if taken and not overwrite:
         raise FileExistsError(f"--save {target}: exists; accepted: a new or empty folder, or --overwrite")

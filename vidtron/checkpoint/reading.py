@@ -81,7 +81,7 @@ class CheckpointReader(FileSystemReader):
     """torch's reader of a folder, with `.metadata` and data files read by ours."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Raises UnreadableFileError."""
+        """Read the checkpoint's metadata, without running code that it may hold. Raises UnreadableFileError."""
         found = read_metadata(Path(self.path))
         return Metadata(
             found.state_dict_metadata,
@@ -136,7 +136,7 @@ def adapt_reading() -> None:
 
 
 def _reader(checkpoint_dir: str | Path, *args: Any, **kwargs: Any) -> CheckpointReader:
-    """In place of megatron-core's function of the same arguments."""
+    """Replaces megatron-core's function of the same arguments."""
     return CheckpointReader(checkpoint_dir)
 
 
@@ -177,7 +177,7 @@ def read_common(folder: str | Path) -> dict[str, Any]:
 
 
 def check_backend(folder: Path) -> None:
-    """Raises UnreadableFileError: `metadata.json` is damaged, or names another format than torch_dist."""
+    """Raise UnreadableFileError if `metadata.json` is damaged, or names another format than torch_dist."""
     file = folder / _BACKEND_FILE
     with unreadable(file):
         content = json.loads(file.read_bytes())

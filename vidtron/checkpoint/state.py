@@ -16,7 +16,7 @@ Part = Callable[[str], bool]
 
 
 def everything(name: str) -> bool:
-    """All weights."""
+    """Selects every weight: the default of `part` in loading."""
     return True
 
 
@@ -37,7 +37,7 @@ CONTENT: dict[str, Any] = {
 
 
 def content_metadata(groups: Groups) -> dict[str, Any]:
-    """`CONTENT`, as the parts of a run take it."""
+    """The `content_metadata` with which megatron-core writes and reads the parts of a run."""
     return {**CONTENT, "dp_cp_group": groups.dp_cp}
 
 
@@ -49,7 +49,7 @@ def bare(chunk: Any) -> Any:
 
 
 def model_keys(chunks: Sequence[Any]) -> list[str]:
-    """Where each chunk's part stands in the state."""
+    """Key of each model chunk in the state."""
     return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
 
 

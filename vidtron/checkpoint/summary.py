@@ -38,7 +38,7 @@ def collapsed(name: str) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """`0 to 3, 5, 7 to 9`."""
+    """Numbers in words: `0 to 3, 5, 7 to 9`."""
     spans: list[list[int]] = []
     for number in sorted(set(numbers)):
         if spans and number == spans[-1][1] + 1:

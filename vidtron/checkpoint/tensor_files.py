@@ -31,7 +31,7 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What is known of a tensor before it is there."""
+    """Shape and dtype of a tensor that is not yet read or written."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -41,7 +41,7 @@ class TensorSpec:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def check(self, name: str, tensor: Tensor) -> None:
-        """Raises ValueError: the tensor is another."""
+        """Raise ValueError if the tensor's shape or dtype is another."""
         if tuple(tensor.shape) != self.shape or tensor.dtype != self.dtype:
             raise ValueError(
                 f"{name}: {tensor.dtype} {list(tensor.shape)}; announced: {self.dtype} {list(self.shape)}"
@@ -87,14 +87,14 @@ class SafetensorsFile:
         self._file.truncate(self._start + end)
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """One of the announced tensors."""
+        """Write one of the announced tensors."""
         self.specs[name].check(name, tensor)
         self._left.remove(name)
         self._file.seek(self._start + self._offsets[name])
         _copy(self._file, tensor)
 
     def close(self) -> None:
-        """Raises ValueError: tensors are missing."""
+        """Finish the file. Raises ValueError: announced tensors are missing."""
         self._file.close()
         if self._left:
             raise ValueError(f"{self._file.name}: never written: {', '.join(sorted(self._left))}")
@@ -161,7 +161,7 @@ class PtFile:
         self._record("byteorder", b"little")
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """One of the announced tensors."""
+        """Write one of the announced tensors."""
         spec = self.specs[name]
         spec.check(name, tensor)
         self._left.remove(name)
@@ -169,7 +169,7 @@ class PtFile:
             _copy(file, tensor)
 
     def close(self) -> None:
-        """Raises ValueError: tensors are missing."""
+        """Finish the file. Raises ValueError: announced tensors are missing."""
         self._record("version", b"3\n")
         self._zip.close()
         if self._left:

@@ -58,11 +58,11 @@ class TorchDistReader:
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
-        """Name -> shape and type."""
+        """Name -> shape and dtype, of all tensors."""
         return {key: TensorSpec(tuple(e.size), e.properties.dtype) for key, e in self._entries.items()}
 
     def read(self, key: str) -> Tensor:
-        """One tensor.
+        """Read one whole tensor.
 
         Raises:
             ValueError: parts of it are missing or damaged.
@@ -110,7 +110,7 @@ class TorchDistWriter:
             self._append(MetadataIndex(key), lambda: torch.save([None], self._file))
 
     def write(self, key: str, tensor: Tensor) -> None:
-        """One of the announced tensors."""
+        """Write one of the announced tensors."""
         self.specs[key].check(key, tensor)
         tensor = tensor.contiguous()
         if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
@@ -121,7 +121,7 @@ class TorchDistWriter:
 
     @property
     def checksums(self) -> dict[str, FileChecksums]:
-        """Of the tensors' file, when it is finished."""
+        """Checksums of the finished file of tensors."""
         return {_DATA_FILE: self._file.checksums()}
 
     def _append(self, index: MetadataIndex, save: Callable[[], None]) -> None:

@@ -68,7 +68,7 @@ def load_torch_file(path: Path, *, trust_pickle: bool = False, mmap: bool = Fals
 
 
 def load_torch_stream(stream: IO[bytes], file: Path, length: int) -> Any:
-    """`load_torch_file` of a part of a file.
+    """Load a part of a file as `load_torch_file` loads a whole one.
 
     Args:
         stream: the part alone.

@@ -50,7 +50,7 @@ class Caption(ModelStep):
     """Of the weights; auto: as they are stored."""
 
     def errors(self, resuming: bool) -> list[str]:
-        """Also absent weights."""
+        """Errors of the step, absent weights among them; one message each."""
         return [*super().errors(resuming), *missing_files("caption --model", self.model, _MODEL, _FILES)]
 
     def open(self, worker: int) -> Measure:

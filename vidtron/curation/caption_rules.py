@@ -84,7 +84,7 @@ def without_prefix(caption: str) -> str:
 
 
 def with_motion(caption: str, motion: str | None) -> str:
-    """With a sentence that says how the camera moves, where that is known."""
+    """A caption with a sentence that says how the camera moves, where that is known."""
     sentence = SENTENCES.get(motion or "", "")
     return f"{caption} {sentence}" if sentence else caption
 

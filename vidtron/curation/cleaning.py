@@ -31,7 +31,7 @@ class Clean(RowStep):
         return (*self.needs, "motion") if self.motion else self.needs
 
     def open(self, worker: int) -> Measure:
-        """Imports the rules' packages."""
+        """Import the packages of the rules, and give the function that cleans a row's caption."""
         from vidtron.curation.caption_rules import clean_for_t5, with_motion, without_prefix
 
         def measure(row: Row) -> list[Row]:

@@ -38,7 +38,7 @@ class Aesthetic(_ClipStep):
     """Which frames are scored, 0 for the first and 1 for the last; the mean counts."""
 
     def errors(self, resuming: bool) -> list[str]:
-        """Also absent weights."""
+        """Errors of the step, absent weights among them; one message each."""
         return [
             *super().errors(resuming),
             *missing_files("aesthetic --clip", self.clip, _CLIP, _CLIP_FILES),
@@ -49,10 +49,10 @@ class Aesthetic(_ClipStep):
         """Load CLIP and the head."""
         import torch
 
-        from vidtron.curation.clip import Clip, load_head
+        from vidtron.curation.clip_network import ClipNetwork, load_head
 
         assert self.clip is not None and self.head is not None
-        clip = Clip(self.clip, self.torch_device(worker))
+        clip = ClipNetwork(self.clip, self.torch_device(worker))
         head = load_head(self.head).to(clip.device)
         if head[0].in_features != clip.width:
             raise CurationError(
@@ -79,7 +79,7 @@ class Match(_ClipStep):
     """Which frames are compared, 0 for the first and 1 for the last; the mean counts."""
 
     def errors(self, resuming: bool) -> list[str]:
-        """Also absent weights."""
+        """Errors of the step, absent weights among them; one message each."""
         files = {**_CLIP_FILES, **_TOKENIZER}
         return [*super().errors(resuming), *missing_files("match --clip", self.clip, _CLIP, files)]
 
@@ -87,10 +87,10 @@ class Match(_ClipStep):
         """Load CLIP and its tokenizer."""
         import torch
 
-        from vidtron.curation.clip import Clip
+        from vidtron.curation.clip_network import ClipNetwork
 
         assert self.clip is not None
-        clip = Clip(self.clip, self.torch_device(worker), text=True)
+        clip = ClipNetwork(self.clip, self.torch_device(worker), text=True)
 
         @torch.inference_mode()
         def measure(row: Row) -> list[Row]:

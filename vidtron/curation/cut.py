@@ -52,12 +52,12 @@ class Cut(RowStep):
         return found
 
     def schema(self, given: pa.Schema) -> pa.Schema:
-        """What was measured of the whole video does not hold for its clips."""
+        """Columns of the output, without those measured of the whole video, which do not hold for its clips."""
         kept = [field for field in given if field.name not in (*PROBED, *self.adds, "scenes", "name", ERROR)]
         return pa.schema([*self.adds.items(), *kept, (ERROR, pa.string())])
 
     def open(self, worker: int) -> Measure:
-        """Nothing to load."""
+        """The function that cuts a row's video; it needs nothing loaded."""
         return lambda row: list(self._clips(row))
 
     def _clips(self, row: Row) -> Iterator[Row]:

@@ -40,7 +40,7 @@ class Flow(ModelStep):
     """Which of the two the weights are of."""
 
     def errors(self, resuming: bool) -> list[str]:
-        """Also absent weights."""
+        """Errors of the step, absent weights among them; one message each."""
         if self.method == "farneback":
             return super().errors(resuming)
         found = super().errors(resuming)
@@ -57,7 +57,7 @@ class Flow(ModelStep):
         return self.method == "raft" and super().uses_gpu()
 
     def runs_network(self) -> bool:
-        """Only RAFT is one."""
+        """Whether a network is run: RAFT is one, Farneback's method is none."""
         return self.method == "raft"
 
     def open(self, worker: int) -> Measure:

@@ -60,5 +60,5 @@ def _schema(first: pa.Table, second: pa.Table, names: tuple[str, str]) -> pa.Sch
 
 
 def named(flag: str, path: Path) -> str:
-    """A table in messages."""
+    """Name of a table in messages."""
     return f"{flag} {path}"

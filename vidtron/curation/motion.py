@@ -53,7 +53,7 @@ class Motion(RowStep):
     the small picture. Unset: as they are."""
 
     def open(self, worker: int) -> Measure:
-        """Imports OpenCV."""
+        """Import OpenCV, and give the function that measures a row."""
         import cv2
 
         cv2.setNumThreads(1)
@@ -100,7 +100,7 @@ def flow_facts(flow_HW2: np.ndarray) -> tuple[float, float, float]:
 
 
 def step_motion(length: float, direction: float, outwards: float) -> str:
-    """What the camera does between two frames."""
+    """Name of the camera's motion between two frames."""
     if length < _STILL_PIXELS:
         return "static"
     if outwards < _ZOOM_OUT_BELOW:
@@ -111,7 +111,7 @@ def step_motion(length: float, direction: float, outwards: float) -> str:
 
 
 def clip_motion(steps: Sequence[str]) -> str:
-    """What the camera does in a clip: what most steps say, else what is common to them."""
+    """Name of the camera's motion in a clip: that of most steps, else what is common to them."""
     counts = Counter(steps)
     for name, count in counts.most_common(1):
         if 2 * count > len(steps):

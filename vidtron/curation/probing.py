@@ -36,7 +36,7 @@ class Probe(RowStep):
     """Decode every frame: finds damaged files, and gives length and rate by time stamps instead of the header."""
 
     def open(self, worker: int) -> Measure:
-        """Nothing to load."""
+        """The function that probes a row's file; it needs nothing loaded."""
         return self._measure
 
     def _measure(self, row: Row) -> list[Row]:

@@ -33,7 +33,7 @@ Results = Generator[tuple[int, list[Row]], None, None]
 
 @dataclass(frozen=True)
 class Running:
-    """How a step is run; nothing here changes the table."""
+    """Settings of running a step, none of which changes the table."""
 
     workers: Annotated[int, Range(0, 4096)] | None = None
     """Processes; unset: one per CPU; for steps that run a network one per GPU, or a single one without GPUs; 0: in the
@@ -49,7 +49,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Result:
-    """What a table holds."""
+    """Counts of the rows of a table."""
 
     output: Path
     rows: int

@@ -28,7 +28,7 @@ class Scenes(RowStep):
     """No cut comes sooner after the last one."""
 
     def open(self, worker: int) -> Measure:
-        """Imports PySceneDetect."""
+        """Import PySceneDetect, and give the function that finds a row's scenes."""
         import cv2
 
         cv2.setNumThreads(1)

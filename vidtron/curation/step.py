@@ -34,7 +34,7 @@ class RowStep:
         return self.needs
 
     def errors(self, resuming: bool) -> list[str]:
-        """What is missing or impossible, known before a row is read; one message each."""
+        """Errors of the step that are known before a row is read: what is missing or impossible; one message each."""
         numbers = [refusal.message for refusal in refusals(self, f"{self.name} --")]
         return [*missing_packages(self.name, self.packages), *numbers]
 
@@ -58,7 +58,7 @@ class RowStep:
         return {f"--{name.replace('_', '-')}": _plain(value) for name, value in values.items()}
 
     def uses_gpu(self) -> bool:
-        """Whether a worker of it wants a GPU."""
+        """Whether a worker of the step wants a GPU."""
         return False
 
     def runs_network(self) -> bool:
@@ -81,7 +81,7 @@ class ModelStep(RowStep):
         return found
 
     def uses_gpu(self) -> bool:
-        """Whether a worker of it wants a GPU."""
+        """Whether a worker of the step wants a GPU."""
         return self.device == "cuda" or (self.device == "auto" and _has_cuda())
 
     def runs_network(self) -> bool:
@@ -111,7 +111,7 @@ def missing_packages(step: str, packages: Mapping[str, str]) -> list[str]:
 
 
 def missing_files(flag: str, path: Path | None, model: str, files: Mapping[str, str]) -> list[str]:
-    """What is missing of a model's local files.
+    """Messages about a model's local files that are missing.
 
     Args:
         flag: step and flag that name the path.

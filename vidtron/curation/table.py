@@ -39,7 +39,7 @@ class Provenance:
     """Flags that change the result, and `--input` as a digest of the file."""
 
     def differences(self, other: "Provenance") -> list[str]:
-        """What another command says otherwise, one line each."""
+        """Differences of another command from this one, one line each."""
         if self.step != other.step:
             return [f"the step was {other.step}, is {self.step}"]
         names = sorted({*self.arguments, *other.arguments})
@@ -114,7 +114,7 @@ def _read_jsonl(path: Path) -> pa.Table:
 
 
 def provenance_of(path: Path) -> Provenance | None:
-    """What made a table, or None for a file that no step has written."""
+    """The command and inputs that made a table; None for a file that no step has written."""
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError):

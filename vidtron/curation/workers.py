@@ -39,7 +39,7 @@ class _Worker:
         theirs.close()  # so that the end of the process is the end of the pipe
 
     def take(self, job: _Job) -> None:
-        """Begin a row."""
+        """Begin a row's job."""
         self.job = job
         self.started = time.monotonic()
         try:
@@ -94,7 +94,7 @@ class Crew:
                     yield from self._hear(worker, again)
 
     def close(self) -> None:
-        """End the processes."""
+        """End all worker processes."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:

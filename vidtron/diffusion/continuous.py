@@ -53,20 +53,20 @@ class FlowSchedule:
         return (timesteps_B.double() / TIMESTEPS).float()
 
     def levels(self, timesteps: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Both factors in fp64."""
+        """Factors of clean latents and noise at timesteps: alpha and sigma, fp64."""
         sigma = torch.tensor(timesteps, dtype=torch.float64) / TIMESTEPS
         return 1 - sigma, sigma
 
     def timestep(self, fractions_B: Tensor) -> Tensor:
-        """The fraction times 1000."""
+        """Timesteps at fractions: the fraction times 1000, fp64 [B]."""
         return fractions_B.double() * TIMESTEPS
 
     def timestep_of_ratio(self, ratios_B: Tensor) -> Tensor:
-        """sigma = ratio / (1 + ratio)."""
+        """Timesteps at ratios, by sigma = ratio / (1 + ratio): fp64 [B]."""
         return self.timestep(1 - 1 / (1 + ratios_B.double()))
 
     def ratio(self, fractions: Tensor) -> Tensor:
-        """sigma / (1 - sigma)."""
+        """Ratios at fractions: sigma / (1 - sigma), fp64."""
         return fractions.double() / (1 - fractions.double())
 
 
@@ -90,7 +90,7 @@ class EDMSchedule:
         self.clean_timestep = math.log(sigma_min) * TIMESTEPS / 4
 
     def alpha(self, timesteps_B: Tensor) -> Tensor:
-        """1: [B], fp32."""
+        """Factor of the clean latents, 1: [B], fp32."""
         return torch.ones_like(timesteps_B, dtype=torch.float32)
 
     def sigma(self, timesteps_B: Tensor) -> Tensor:
@@ -98,16 +98,16 @@ class EDMSchedule:
         return torch.exp(timesteps_B.double() * 4 / TIMESTEPS).float()
 
     def levels(self, timesteps: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Both factors in fp64."""
+        """Factors of clean latents and noise at timesteps: alpha and sigma, fp64."""
         sigma = torch.exp(torch.tensor(timesteps, dtype=torch.float64) * 4 / TIMESTEPS)
         return torch.ones_like(sigma), sigma
 
     def timestep(self, fractions_B: Tensor) -> Tensor:
-        """Of a place on Karras' ramp."""
+        """Timesteps at fractions, which are places on Karras' ramp: fp64 [B]."""
         return self.timestep_of_ratio(self.ratio(fractions_B))
 
     def timestep_of_ratio(self, ratios_B: Tensor) -> Tensor:
-        """250 ln(sigma)."""
+        """Timesteps at ratios: 250 ln(sigma), fp64 [B]."""
         return ratios_B.double().log() * TIMESTEPS / 4
 
     def ratio(self, fractions: Tensor) -> Tensor:

@@ -16,15 +16,15 @@ called with a third argument, their mask: True where a frame is denoised."""
 
 
 class Denoised(NamedTuple):
-    """What a denoiser says."""
+    """Output of a denoiser: clean latents and, if the network learns it, their variance."""
 
     x0: Tensor
     variance: Tensor | None = None
-    """Learned variance as the network says it; see `Posterior.learned_log_variance`."""
+    """Learned variance as the network says it; see `ReversePosterior.learned_log_variance`."""
 
 
 class Denoise(Protocol):
-    """All that a sampler knows of the model."""
+    """A denoiser as samplers call it."""
 
     def __call__(self, noisy: Tensor, level: Level, frame_mask: Tensor | None = None) -> Denoised:
         """The clean latents that the model sees in `noisy`."""

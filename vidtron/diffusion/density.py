@@ -58,16 +58,16 @@ def timesteps_at(
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every fraction alike."""
+    """Uniform density: every fraction of the schedule is equally likely."""
 
     of_ratios = False
 
     def inverse_cdf(self, quantiles: Tensor) -> Tensor:
-        """Itself."""
+        """Fractions at quantiles: the quantiles themselves, fp64."""
         return quantiles.double()
 
     def cdf(self, values: Tensor) -> Tensor:
-        """Itself."""
+        """Quantiles of fractions: the fractions themselves, fp64."""
         return values.double()
 
 
@@ -80,11 +80,11 @@ class LogNormal:
     of_ratios = True
 
     def inverse_cdf(self, quantiles: Tensor) -> Tensor:
-        """exp(mean + std z)."""
+        """Ratios at quantiles: exp(mean + std z), fp64."""
         return torch.exp(self.mean + self.std * torch.special.ndtri(quantiles.double()))
 
     def cdf(self, values: Tensor) -> Tensor:
-        """Of the normal distribution at the logarithm."""
+        """Quantiles of ratios: the normal distribution's at their logarithms, fp64."""
         return torch.special.ndtr((values.double().log() - self.mean) / self.std)
 
 
@@ -97,11 +97,11 @@ class LogitNormal:
     of_ratios = False
 
     def inverse_cdf(self, quantiles: Tensor) -> Tensor:
-        """sigmoid(mean + std z)."""
+        """Fractions at quantiles: sigmoid(mean + std z), fp64."""
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(quantiles.double()))
 
     def cdf(self, values: Tensor) -> Tensor:
-        """Of the normal distribution at the logit."""
+        """Quantiles of fractions: the normal distribution's at their logits, fp64."""
         return torch.special.ndtr((torch.logit(values.double()) - self.mean) / self.std)
 
 
@@ -128,7 +128,7 @@ class Mode:
         return u - self.scale * (torch.sin(math.pi / 2 * u) ** 2 - u)
 
     def cdf(self, values: Tensor) -> Tensor:
-        """By bisection: there is no closed form."""
+        """Quantiles of fractions, by bisection since there is no closed form: fp64."""
         values = values.double()
         low, high = torch.zeros_like(values), torch.ones_like(values)
         for _ in range(60):
@@ -138,7 +138,7 @@ class Mode:
         return (low + high) / 2
 
 
-class Table:
+class TabulatedDensity:
     """A probability for each of N equal parts of the schedule."""
 
     of_ratios = False
@@ -154,11 +154,11 @@ class Table:
         self._fractions = torch.linspace(0, 1, len(self._quantiles), dtype=torch.float64)
 
     def inverse_cdf(self, quantiles: Tensor) -> Tensor:
-        """Linear within each part."""
+        """Fractions at quantiles, linear within each part: fp64."""
         return interpolate(quantiles.double(), self._quantiles, self._fractions)
 
     def cdf(self, values: Tensor) -> Tensor:
-        """Linear within each part."""
+        """Quantiles of fractions, linear within each part: fp64."""
         return interpolate(values.double(), self._fractions, self._quantiles)
 
 
@@ -171,15 +171,15 @@ class Shifted:
 
     @property
     def of_ratios(self) -> bool:
-        """As the other density."""
+        """Whether the density is over ratios, as the unshifted one is."""
         return self.density.of_ratios
 
     def inverse_cdf(self, quantiles: Tensor) -> Tensor:
-        """The other's, shifted."""
+        """Values of the unshifted density at quantiles, shifted: fp64."""
         return self._moved(self.density.inverse_cdf(quantiles), self.shift)
 
     def cdf(self, values: Tensor) -> Tensor:
-        """The other's, at the value before the shift."""
+        """Quantiles of the unshifted density, at the values before the shift: fp64."""
         return self.density.cdf(self._moved(values.double(), 1 / self.shift))
 
     def _moved(self, values: Tensor, shift: float) -> Tensor:
@@ -213,13 +213,13 @@ def speed_turn(sigma: Tensor) -> int:
 
 
 def mirrored(timesteps_B: Tensor, turn: int) -> Tensor:
-    """The other timestep of each of SpeeD's pairs."""
+    """The other timestep of each of SpeeD's pairs: [B]."""
     return (timesteps_B - turn).abs()
 
 
-def speed_density(sigma: Tensor) -> Table:
-    """How often a timestep comes in Open-Sora's `iddpm-speed`, over drawn and mirrored timesteps together."""
+def speed_density(sigma: Tensor) -> TabulatedDensity:
+    """Density of the timesteps in Open-Sora's `iddpm-speed`, drawn and mirrored ones together."""
     probabilities, turn = speed_probabilities(sigma), speed_turn(sigma)
     others = mirrored(torch.arange(len(sigma)), turn)
     both = probabilities.index_add(0, others, probabilities)
-    return Table(both / 2)
+    return TabulatedDensity(both / 2)

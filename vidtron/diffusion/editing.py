@@ -17,7 +17,7 @@ Draw = Callable[[int], Tensor]
 
 
 class FrameEdit:
-    """What the two samplers have in common."""
+    """Base of the rules by which samplers change some frames of given latents."""
 
     def __init__(self, share: Tensor, draw: Draw):
         """
@@ -53,7 +53,7 @@ class AncestralEdit(FrameEdit):
         self.hold = hold
 
     def enter(self, x: Tensor, step: int, steps: int, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """See `FrameEdit.enter`."""
+        """Prepare a step, as `FrameEdit.enter` says."""
         index, first = steps - 1 - step, (self.share * steps).int()
         if self.hold:
             first = first.where(self.share > 0, -1)
@@ -69,7 +69,7 @@ class FlowEdit(FrameEdit):
         self._inside = share == 1
 
     def enter(self, x: Tensor, step: int, steps: int, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """See `FrameEdit.enter`; steps must be walked in order, from the first."""
+        """Prepare a step, as `FrameEdit.enter` says; steps must be walked in order, from the first."""
         inside = self.share * TIMESTEPS >= level.timestep
         noisy = torch.where(inside & ~self._inside, self._noised(x, step, level), x)
         self._inside = inside

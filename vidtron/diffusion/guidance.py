@@ -15,12 +15,12 @@ Scale = Callable[[float], float]
 
 @dataclass(frozen=True)
 class ConstantScale:
-    """The same at every timestep."""
+    """Guidance of the same scale at every timestep."""
 
     scale: float
 
     def __call__(self, timestep: float) -> float:
-        """The scale."""
+        """The scale at a timestep."""
         return self.scale
 
 
@@ -37,7 +37,7 @@ class DynamicScale:
     exponent: int = 5
 
     def __call__(self, timestep: float) -> float:
-        """Between 1 and 1 + scale."""
+        """The scale at a timestep, between 1 and 1 + scale."""
         place = ((self.steps - timestep) / self.steps) ** self.exponent
         return 1 + self.scale * (1 - math.cos(math.pi * place)) / 2
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from vidtron.diffusion.loss import mean_absolute_error, mean_squared_error
 from vidtron.diffusion.parameterization import Parameterization, Velocity, add_noise, per_sample
 from vidtron.diffusion.schedule import DDPMSchedule, Schedule, ZeroTerminalSNRSchedule
-from vidtron.diffusion.variance import CHANNEL_AXIS, Posterior, split_variance, variational_bound
+from vidtron.diffusion.variance import CHANNEL_AXIS, ReversePosterior, split_variance, variational_bound
 from vidtron.diffusion.weighting import Constant, Weighting
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What the network learns; by default CogVideoX 5B's objective.
+    """Training objective of the network; by default CogVideoX 5B's.
 
     Frame masks are True where a frame is learned, and broadcast against the latents. A frame that is kept is given
     to the network as at the schedule's cleanest timestep, and has no part in the loss (Open-Sora).
@@ -46,7 +46,7 @@ class Objective:
         return noisy.where(frame_mask, kept)
 
     def network_input(self, noisy: Tensor, timesteps_B: Tensor, frame_mask: Tensor | None = None) -> Tensor:
-        """What the network is given of the noisy latents."""
+        """The noisy latents as the network receives them."""
         scale = self.parameterization.input_scale(*self._levels(timesteps_B, noisy))
         if frame_mask is not None:
             scale = scale.where(frame_mask, self.parameterization.input_scale(*self._kept_levels(timesteps_B, noisy)))
@@ -100,9 +100,9 @@ class Objective:
         return variational_bound(self._posterior, x0, noisy, predicted, variance_values, timesteps_B, frame_mask)
 
     @cached_property
-    def _posterior(self) -> Posterior:
+    def _posterior(self) -> ReversePosterior:
         assert isinstance(self.schedule, DDPMSchedule)
-        return Posterior(self.schedule.alpha_bar)
+        return ReversePosterior(self.schedule.alpha_bar)
 
     def _levels(self, timesteps_B: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         alpha_B, sigma_B = self.schedule.alpha(timesteps_B), self.schedule.sigma(timesteps_B)

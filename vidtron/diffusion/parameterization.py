@@ -16,15 +16,15 @@ def per_sample(level_B: Tensor, latents: Tensor) -> Tensor:
 
 
 def add_noise(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noisy latent."""
+    """The noisy latent alpha x0 + sigma noise."""
     return alpha * x0 + sigma * noise
 
 
 class Parameterization(Protocol):
-    """One linear relation between noisy latent, output and clean latent."""
+    """A linear relation between noisy latent, network output and clean latent."""
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network should say."""
+        """The network output that would be right."""
         ...
 
     def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Parameterization(Protocol):
 def convert(
     output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, source: Parameterization, to: Parameterization
 ) -> Tensor:
-    """What a network of parameterization `to` would have said in place of `output` of parameterization `source`."""
+    """Output that a network of parameterization `to` would give in place of `output` of parameterization `source`."""
     x0, noise = source.x0(noisy, output, alpha, sigma), source.noise(noisy, output, alpha, sigma)
     return to.target(x0, noise, alpha, sigma)
 
@@ -56,7 +56,7 @@ class _PlainInput:
     """The network sees the noisy latent as it is."""
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """1."""
+        """Factor on the noisy latent: 1."""
         return torch.ones_like(alpha)
 
 
@@ -65,19 +65,19 @@ class Epsilon(_PlainInput):
     """The noise (DDPM, arXiv:2006.11239). Says nothing of the clean latent where alpha is 0."""
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The noise."""
+        """The right output: the noise."""
         return noise
 
     def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """(noisy - sigma output) / alpha."""
+        """The clean latent: (noisy - sigma output) / alpha."""
         return (noisy - sigma * output) / alpha
 
     def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The output."""
+        """The noise: the output."""
         return output
 
     def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """sigma / alpha."""
+        """Error of the clean latent per error of the output: sigma / alpha."""
         return sigma / alpha
 
 
@@ -86,19 +86,19 @@ class CleanLatent(_PlainInput):
     """The clean latent itself (x0 prediction). Says nothing of the noise where sigma is 0."""
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The clean latent."""
+        """The right output: the clean latent."""
         return x0
 
     def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The output."""
+        """The clean latent: the output."""
         return output
 
     def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """(noisy - alpha output) / sigma."""
+        """The noise: (noisy - alpha output) / sigma."""
         return (noisy - alpha * output) / sigma
 
     def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """1."""
+        """Error of the clean latent per error of the output: 1."""
         return torch.ones_like(alpha)
 
 
@@ -107,19 +107,19 @@ class Velocity(_PlainInput):
     """v = alpha noise - sigma x0 (progressive distillation, arXiv:2202.00512), for alpha^2 + sigma^2 = 1."""
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """alpha noise - sigma x0."""
+        """The right output: alpha noise - sigma x0."""
         return alpha * noise - sigma * x0
 
     def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """alpha noisy - sigma output."""
+        """The clean latent: alpha noisy - sigma output."""
         return alpha * noisy - sigma * output
 
     def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """sigma noisy + alpha output."""
+        """The noise: sigma noisy + alpha output."""
         return sigma * noisy + alpha * output
 
     def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """sigma."""
+        """Error of the clean latent per error of the output: sigma."""
         return sigma
 
 
@@ -134,19 +134,19 @@ class FlowVelocity(_PlainInput):
     """The output is x0 - noise."""
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """noise - x0."""
+        """The right output: noise - x0."""
         return x0 - noise if self.to_data else noise - x0
 
     def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """(noisy - sigma velocity) / (alpha + sigma)."""
+        """The clean latent: (noisy - sigma velocity) / (alpha + sigma)."""
         return (noisy - sigma * self._velocity(output)) / (alpha + sigma)
 
     def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """(noisy + alpha velocity) / (alpha + sigma)."""
+        """The noise: (noisy + alpha velocity) / (alpha + sigma)."""
         return (noisy + alpha * self._velocity(output)) / (alpha + sigma)
 
     def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """sigma / (alpha + sigma)."""
+        """Error of the clean latent per error of the output: sigma / (alpha + sigma)."""
         return sigma / (alpha + sigma)
 
     def _velocity(self, output: Tensor) -> Tensor:
@@ -165,23 +165,23 @@ class EDM:
     """Standard deviation of the latents."""
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """(x0 - c_skip noisy) / c_out, without the cancellation."""
+        """The right output: (x0 - c_skip noisy) / c_out, without the cancellation."""
         return (sigma / self.data_std * x0 - alpha * self.data_std * noise) * self.input_scale(alpha, sigma)
 
     def x0(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """c_skip noisy + c_out output."""
+        """The clean latent: c_skip noisy + c_out output."""
         c_in = self.input_scale(alpha, sigma)
         return alpha * (self.data_std * c_in) ** 2 * noisy + sigma * self.data_std * c_in * output
 
     def noise(self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """(noisy - alpha x0) / sigma, without the cancellation."""
+        """The noise: (noisy - alpha x0) / sigma, without the cancellation."""
         c_in = self.input_scale(alpha, sigma)
         return sigma * c_in**2 * noisy - alpha * self.data_std * c_in * output
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """c_in."""
+        """Factor on the noisy latent: c_in."""
         return (sigma**2 + (alpha * self.data_std) ** 2).rsqrt()
 
     def x0_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """c_out."""
+        """Error of the clean latent per error of the output: c_out."""
         return sigma * self.data_std * self.input_scale(alpha, sigma)

@@ -14,7 +14,7 @@ from torch import Tensor
 from vidtron.diffusion.denoising import Denoise, Denoised
 from vidtron.diffusion.editing import Draw, FrameEdit
 from vidtron.diffusion.levels import Level
-from vidtron.diffusion.variance import Posterior
+from vidtron.diffusion.variance import ReversePosterior
 
 Progress = Callable[[list[int]], Sequence[int]]
 """Wraps the list of steps, for a progress bar."""
@@ -24,12 +24,12 @@ _Update = Callable[[int, Tensor, Denoised, Tensor | None], Tensor]
 
 
 def no_progress(steps: list[int]) -> Sequence[int]:
-    """The steps themselves."""
+    """Progress without a bar: the steps as they are."""
     return steps
 
 
 def no_noise(step: int) -> Tensor:
-    """For samplers that add none."""
+    """Draw function of samplers that add no noise."""
     raise ValueError("this sampler adds noise: it needs a function `draw`")
 
 
@@ -166,7 +166,7 @@ def ancestral(
         progress: see `Progress`.
     """
     steps = len(levels) - 1
-    posterior = Posterior(torch.tensor([level.alpha**2 for level in levels[-2::-1]], dtype=torch.float64))
+    posterior = ReversePosterior(torch.tensor([level.alpha**2 for level in levels[-2::-1]], dtype=torch.float64))
 
     def update(i: int, x: Tensor, denoised: Denoised, frame_mask: Tensor | None) -> Tensor:
         index_B = torch.full((x.shape[0],), steps - 1 - i, device=x.device)

@@ -29,19 +29,19 @@ class Schedule(Protocol):
         ...
 
     def levels(self, timesteps: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Both factors in fp64, for samplers."""
+        """Factors of clean latents and noise at timesteps: alpha and sigma, fp64, for samplers."""
         ...
 
     def timestep(self, fractions_B: Tensor) -> Tensor:
-        """Fractions in [0, 1] -> timesteps, fp64 [B]."""
+        """Timesteps at fractions in [0, 1]: fp64 [B]."""
         ...
 
     def timestep_of_ratio(self, ratios_B: Tensor) -> Tensor:
-        """Ratios, 0 to infinity -> timesteps, fp64 [B]."""
+        """Timesteps at ratios, 0 to infinity: fp64 [B]."""
         ...
 
     def ratio(self, fractions: Tensor) -> Tensor:
-        """Fractions -> ratios, fp64."""
+        """Ratios at fractions, fp64."""
         ...
 
 
@@ -107,20 +107,20 @@ class DiscreteSchedule:
         return self.sigma_table.to(timesteps_B.device)[timesteps_B.long()]
 
     def levels(self, timesteps: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Both factors in fp64."""
+        """Factors of clean latents and noise at timesteps: alpha and sigma, fp64."""
         index = torch.tensor(timesteps).long()
         return self._levels[0][index], self._levels[1][index]
 
     def timestep(self, fractions_B: Tensor) -> Tensor:
-        """Each timestep takes an equal part of [0, 1)."""
+        """Timesteps at fractions; each timestep takes an equal part of [0, 1)."""
         return (fractions_B.double() * self.timesteps).floor().clamp(0, self.timesteps - 1)
 
     def timestep_of_ratio(self, ratios_B: Tensor) -> Tensor:
-        """The timestep whose level is nearest."""
+        """Timesteps whose levels are nearest to ratios."""
         return self.timestep(interpolate(torch.atan(ratios_B.double()), self._angles, self._fractions))
 
     def ratio(self, fractions: Tensor) -> Tensor:
-        """Between the middles of two timesteps' parts the angle of (alpha, sigma) is interpolated."""
+        """Ratios at fractions: the angle of (alpha, sigma) is interpolated between the middles of timesteps' parts."""
         return torch.tan(interpolate(fractions.double(), self._fractions, self._angles))
 
 
@@ -200,18 +200,18 @@ class DDPMSchedule(DiscreteSchedule):
 
     @classmethod
     def linear(cls, timesteps: int = 1000, shift: float = 1.0) -> "DDPMSchedule":
-        """DDPM's and Open-Sora 1.1's."""
+        """Schedule of linear betas: DDPM's and Open-Sora 1.1's."""
         return cls(linear_betas(timesteps), shift)
 
     @classmethod
     def scaled_linear(cls, timesteps: int = 1000, shift: float = 1.0) -> "DDPMSchedule":
-        """Stable Diffusion's."""
+        """Schedule of betas whose roots are linear: Stable Diffusion's."""
         alpha_bar = scaled_linear_alpha_bar(timesteps)
         return cls(1 - alpha_bar / torch.cat((alpha_bar.new_ones(1), alpha_bar[:-1])), shift)
 
     @classmethod
     def cosine(cls, timesteps: int = 1000, shift: float = 1.0) -> "DDPMSchedule":
-        """Improved DDPM's."""
+        """Schedule of cosine betas: Improved DDPM's."""
         return cls(cosine_betas(timesteps), shift)
 
 

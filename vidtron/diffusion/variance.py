@@ -21,7 +21,7 @@ def split_variance(output: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-class Posterior:
+class ReversePosterior:
     """q(x_{t-1} | x_t, x0) for each timestep of a schedule with alpha^2 + sigma^2 = 1, or of a part of one.
 
     Tables are fp32 [N], and made of betas and squared signal levels that are rounded to fp32, as in IDDPM's code and
@@ -45,7 +45,7 @@ class Posterior:
         self.noisy_factor = (1 - before) * alpha.sqrt() / (1 - self.alpha_bar)
 
     def mean(self, x0: Tensor, noisy: Tensor, index_B: Tensor) -> Tensor:
-        """Mean of x_{t-1}."""
+        """Mean of x_{t-1} given x0 and the noisy latents."""
         return self._at(self.x0_factor, index_B, x0) * x0 + self._at(self.noisy_factor, index_B, x0) * noisy
 
     def true_log_variance(self, index_B: Tensor, latents: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def _one_before(alpha_bar: Tensor) -> Tensor:
 
 
 def variational_bound(
-    posterior: Posterior,
+    posterior: ReversePosterior,
     x0: Tensor,
     noisy: Tensor,
     predicted_x0: Tensor,

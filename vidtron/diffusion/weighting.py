@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Weighting(Protocol):
-    """Weights over noise levels."""
+    """Weights of the loss over noise levels."""
 
     def __call__(self, alpha_B: Tensor, sigma_B: Tensor, x0_error_B: Tensor, power: int) -> Tensor:
         """Weight of |output - target|^power: [B].
@@ -28,10 +28,10 @@ class Weighting(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """1, on the error of the output."""
+    """Weight 1, on the error of the output."""
 
     def __call__(self, alpha_B: Tensor, sigma_B: Tensor, x0_error_B: Tensor, power: int) -> Tensor:
-        """1."""
+        """Weight 1 of |output - target|^power: [B]."""
         return torch.ones_like(alpha_B)
 
 
@@ -59,7 +59,7 @@ class MinSNR(_OnCleanLatent):
     gamma: float = 5.0
 
     def x0_weight(self, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-        """min(SNR, gamma)."""
+        """Weight of |x0 error|^power: min(SNR, gamma)."""
         return _snr(alpha_B, sigma_B).clamp(max=self.gamma)
 
 
@@ -70,7 +70,7 @@ class SoftMinSNR(_OnCleanLatent):
     gamma: float = 5.0
 
     def x0_weight(self, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-        """1 / (1 / SNR + 1 / gamma), which has a value where the SNR is infinite."""
+        """Weight of |x0 error|^power: 1 / (1 / SNR + 1 / gamma), finite where the SNR is infinite."""
         return 1 / (1 / _snr(alpha_B, sigma_B) + 1 / self.gamma)
 
 
@@ -81,7 +81,7 @@ class EDMWeighting(_OnCleanLatent):
     data_std: float = 1.0
 
     def x0_weight(self, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-        """(sigma^2 + alpha^2 data_std^2) / (sigma data_std)^2."""
+        """Weight of |x0 error|^power: (sigma^2 + alpha^2 data_std^2) / (sigma data_std)^2."""
         return (sigma_B**2 + (alpha_B * self.data_std) ** 2) / (sigma_B * self.data_std) ** 2
 
 
@@ -92,7 +92,7 @@ class SATClamp(_OnCleanLatent):
     bound: float = float("inf")
 
     def x0_weight(self, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-        """min(1 / sigma^2, bound)."""
+        """Weight of |x0 error|^power: min(1 / sigma^2, bound)."""
         return (1 / sigma_B**2).clamp(max=self.bound)
 
 
@@ -101,5 +101,5 @@ class P2:
     """1 / (1 + SNR) on the output's error (arXiv:2204.00227 with k = gamma = 1; Open-Sora 1.1's `iddpm-speed`)."""
 
     def __call__(self, alpha_B: Tensor, sigma_B: Tensor, x0_error_B: Tensor, power: int) -> Tensor:
-        """sigma^2 / (alpha^2 + sigma^2)."""
+        """Weight of |output - target|^power: sigma^2 / (alpha^2 + sigma^2)."""
         return sigma_B**2 / (alpha_B**2 + sigma_B**2)

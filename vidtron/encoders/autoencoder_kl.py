@@ -21,14 +21,14 @@ class ImageAutoencoder(DiffusersAutoencoder):
 
     @classmethod
     def geometry_of(cls, config: Mapping[str, Any]) -> LatentGeometry:
-        """Every frame is a latent frame."""
+        """Latent geometry by config.json: every frame is a latent frame."""
         ratio = 2 ** (len(config.get("block_out_channels", (64,))) - 1)
         return LatentGeometry(int(config.get("latent_channels", 4)), ratio, frames_period=1)
 
     @classmethod
     def normalisation_of(cls, config: Mapping[str, Any]) -> Normalisation:
-        """By scaling_factor after shift_factor (Stable Diffusion 3, Flux), or by channels where the autoencoder has
-        been given their mean and deviation (Playground 2.5), the factor beside them."""
+        """Normalisation by scaling_factor after shift_factor (Stable Diffusion 3, Flux), or by channel and the factor
+        where config.json has the channels' mean and deviation (Playground 2.5)."""
         factor = float(config.get("scaling_factor", 0.18215))
         if config.get("latents_mean") is not None and config.get("latents_std") is not None:
             return channel_statistics(config, cls.geometry_of(config).channels, factor)

@@ -31,7 +31,7 @@ class CogVideoXAutoencoder(DiffusersAutoencoder):
 
     @classmethod
     def normalisation_of(cls, config: Mapping[str, Any]) -> ByFactor:
-        """By its scaling_factor."""
+        """Normalisation by config.json's scaling_factor."""
         return ByFactor(float(config.get("scaling_factor", 1.15258426)))
 
     def _moments(self, model: Any, video_CTHW: Tensor) -> tuple[Tensor, Tensor]:

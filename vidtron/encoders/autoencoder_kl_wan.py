@@ -32,7 +32,7 @@ class WanAutoencoder(DiffusersAutoencoder):
 
     @classmethod
     def geometry_of(cls, config: Mapping[str, Any]) -> LatentGeometry:
-        """Causal: 4 frames x 8 x 8 pixels, of Wan 2.2's 5B model x 16 x 16.
+        """Latent geometry by config.json: causal, 4 frames x 8 x 8 pixels, of Wan 2.2's 5B model x 16 x 16.
 
         Raises:
             ValueError: another ratio in time, which diffusers does not run.
@@ -45,7 +45,7 @@ class WanAutoencoder(DiffusersAutoencoder):
 
     @classmethod
     def normalisation_of(cls, config: Mapping[str, Any]) -> ByChannel:
-        """By latents_mean and latents_std."""
+        """Normalisation by config.json's latents_mean and latents_std."""
         return channel_statistics(config, cls.geometry_of(config).channels)
 
     def _moments(self, model: Any, video_CTHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ class Posterior:
     logvar_CTHW: Tensor | None = None
 
     def to(self, device: torch.device) -> "Posterior":
-        """The same on a device."""
+        """The posterior with its tensors on a device."""
         logvar = self.logvar_CTHW
         return Posterior(self.mean_CTHW.to(device), None if logvar is None else logvar.to(device))
 
@@ -44,7 +44,7 @@ class Posterior:
 
 @runtime_checkable
 class VideoAutoencoder(Protocol):
-    """A frozen video autoencoder."""
+    """A frozen video autoencoder: videos to latents and back."""
 
     geometry: LatentGeometry
     normalisation: Normalisation
@@ -71,7 +71,7 @@ class VideoAutoencoder(Protocol):
 
 @dataclass(frozen=True)
 class EncodedText:
-    """What a text encoder says of captions, or of some of them (`text[i]` of one, without the letter B)."""
+    """Output of a text encoder for captions, or for some of them (`text[i]` of one, without the letter B)."""
 
     states_BLE: Tensor
     """One row for each token, padding included; fp32."""
@@ -85,7 +85,7 @@ class EncodedText:
         return EncodedText(self.states_BLE[number], self.mask_BL[number], None if pooled is None else pooled[number])
 
     def to(self, device: torch.device) -> "EncodedText":
-        """The same on a device."""
+        """The encoded text with its tensors on a device."""
         pooled = self.pooled_BE
         return EncodedText(
             self.states_BLE.to(device), self.mask_BL.to(device), None if pooled is None else pooled.to(device)
@@ -94,7 +94,7 @@ class EncodedText:
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """A frozen text encoder."""
+    """A frozen text encoder: captions to states and masks."""
 
     width: int
     length: int

@@ -26,12 +26,12 @@ class CLIPTextEncoder(TransformersTextEncoder):
 
     @classmethod
     def class_name(cls, config: Mapping[str, Any]) -> str:
-        """With projection or without, as the folder was written."""
+        """Transformers' class for a config.json: with or without projection, as the folder was written."""
         return _PROJECTED if _PROJECTED in (config.get("architectures") or ()) else "CLIPTextModel"
 
     @classmethod
     def output_of(cls, config: Mapping[str, Any]) -> TextOutput:
-        """As many tokens as there are positions."""
+        """Output by config.json: as many tokens as the model has positions."""
         width = int(config.get("hidden_size", 512))
         pooled = int(config.get("projection_dim", 512)) if cls.class_name(config) == _PROJECTED else width
         return TextOutput(width, pooled, int(config.get("max_position_embeddings", 77)))

@@ -22,7 +22,7 @@ from vidtron.encoders.space_time import SpaceTimeTransform
 
 
 def encoder_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
-    """What the encoders of a run compute in."""
+    """The dtype in which a run's encoders compute."""
     return torch.bfloat16 if device.type == "cuda" and config.precision.bf16 else torch.float32
 
 
@@ -77,7 +77,7 @@ def text_encoder(
 def encoded_terms(
     config: EncoderConfig, dtype: torch.dtype, autoencoder: VideoAutoencoder, text_encoders: Sequence[TextEncoder]
 ) -> dict[str, str]:
-    """What decides the numbers that opened encoders give, by the flag that sets it.
+    """Everything that determines the numbers that opened encoders give, by the flag that sets it.
 
     Compilation, offloading and the device are not among them: they change results by rounding or not at all.
     """
@@ -92,12 +92,12 @@ def encoded_terms(
 
 
 def text_fingerprints(encoders: Sequence[TextEncoder]) -> dict[str, str]:
-    """What names the functions that text encoders compute, by their flags."""
+    """Fingerprints of the functions that text encoders compute, by their flags."""
     return {flag: encoder.fingerprint() for flag, encoder in zip(TEXT_FLAGS, encoders, strict=False)}
 
 
 def check(config: RunConfig, world: World, geometry: LatentGeometry, texts: Sequence[TextSpec]) -> list[str]:
-    """What is wrong with the encoders and with clips that do not fit them; one message each.
+    """Errors in the choice of encoders, and of clips that do not fit them; one message each.
 
     Args:
         config: the run.

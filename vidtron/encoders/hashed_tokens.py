@@ -59,7 +59,7 @@ class HashedTokens:
         return EncodedText(mixed_BLE, mask_BL, pooled_BE).to(self.device)
 
     def held(self) -> AbstractContextManager[None]:
-        """Nothing to do: there are no weights."""
+        """A context that holds nothing on the device: there are no weights."""
         return nullcontext()
 
     def fingerprint(self) -> str:

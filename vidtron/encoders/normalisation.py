@@ -31,11 +31,11 @@ class Normalisation(Protocol):
         ...
 
     def with_factor(self, factor: float) -> "Normalisation":
-        """The same with `--scale-factor`. Raises ValueError where there is no place for it."""
+        """The same normalisation with `--scale-factor` as its factor. Raises ValueError where it has none."""
         ...
 
     def inverted(self) -> "Normalisation":
-        """By one over the factor, as diffusers' invert_scale_latents. Raises ValueError where there is none."""
+        """Normalisation by 1 / factor (diffusers' invert_scale_latents). Raises ValueError where it has none."""
         ...
 
 
@@ -60,7 +60,7 @@ class ByFactor:
         return ByFactor(factor, self.shift)
 
     def inverted(self) -> "ByFactor":
-        """By one over the factor."""
+        """Normalisation by one over the factor."""
         return ByFactor(1 / self.factor, self.shift)
 
     def __str__(self) -> str:
@@ -83,14 +83,14 @@ class ByChannel:
         return latents_TCHW * _of_channels(self.deviation, latents_TCHW) + _of_channels(self.mean, latents_TCHW)
 
     def with_factor(self, factor: float) -> "ByChannel":
-        """Raises ValueError."""
+        """Raise ValueError: statistics of channels have no factor to replace."""
         raise ValueError(
             f"{FLAG} {factor:g}: the autoencoder brings a mean and a deviation for each channel, which leave nothing "
             "to be scaled; accepted: none"
         )
 
     def inverted(self) -> "ByChannel":
-        """Raises ValueError."""
+        """Raise ValueError: statistics of channels have no factor to invert."""
         raise ValueError(
             "--image-latent-scale inverted: the autoencoder is normalised by channels, not by a factor that could be "
             "inverted; accepted: scaled, unscaled"
@@ -102,8 +102,7 @@ class ByChannel:
 
 
 def normalisation_of(config: EncoderConfig, autoencoder: "VideoAutoencoder") -> Normalisation:
-    """How a run normalises an autoencoder's latents: as the autoencoder says, or by `--scale-factor` where its factor
-    stands.
+    """Normalisation of an autoencoder's latents in a run: its own, with `--scale-factor` as the factor if that is set.
 
     Raises:
         ValueError: there is no factor that the flag could replace.
@@ -112,12 +111,12 @@ def normalisation_of(config: EncoderConfig, autoencoder: "VideoAutoencoder") -> 
 
 
 def chosen(config: EncoderConfig, own: Normalisation) -> Normalisation:
-    """The same, of what an autoencoder says."""
+    """Normalisation of a run, given the autoencoder's own. Raises ValueError as `normalisation_of`."""
     return own if config.scale_factor is None else own.with_factor(config.scale_factor)
 
 
 def channel_statistics(config: Mapping[str, Any], channels: int, factor: float = 1.0) -> ByChannel:
-    """`latents_mean` and `latents_std` of a diffusers config.json.
+    """Normalisation by `latents_mean` and `latents_std` of a diffusers config.json.
 
     Args:
         config: its content.

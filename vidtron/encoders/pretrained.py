@@ -49,7 +49,7 @@ class FoundText:
 
 
 def text_paths(config: EncoderConfig) -> tuple[Path | None, ...]:
-    """Where the text encoders lie, in the order of a model's texts."""
+    """Folders of the text encoders, in the order of a model's texts; None: a built-in stand-in."""
     return config.text_encoder_path, config.text_encoder_2_path
 
 

@@ -102,18 +102,18 @@ class _Block:
     def make(
         cls, coefficients: Sequence[Coefficient], scales: Tensor, *, frames: int, latents: int, pixels: int
     ) -> "_Block":
-        """Of coefficients in the order (latent frame, channel) and what each of them is divided by."""
+        """Build the transform from coefficients in the order (latent frame, channel), and their divisors."""
         basis = _basis(coefficients, frames, pixels)
         return cls(frames, latents, basis / scales, basis * scales)
 
     def on(self, device: torch.device) -> "_Block":
-        """On a device, in fp32."""
+        """The transform on a device, in fp32."""
         matrices = (matrix.to(device, torch.float32) for matrix in (self.analysis, self.synthesis))
         return _Block(self.frames, self.latents, *matrices)
 
 
 def _measured_blocks() -> tuple[_Block, _Block]:
-    """Of the tables above: the lone first frame, and four frames."""
+    """Transforms by the tables above: of the lone first frame, and of four frames."""
     mean = sum(_BLOCK_RMS) / len(_BLOCK_RMS)
     first = [_FIRST_FRAME_INSTEAD.get(i, row) for i, row in enumerate(_BLOCK_COEFFICIENTS)]
     # A block of equal frames has sqrt(4) times the coefficients of one of them: so scaled, a still video has equal
@@ -187,7 +187,7 @@ class SpaceTimeTransform:
         return Posterior(torch.cat(parts, dim=1))
 
     def held(self) -> AbstractContextManager[None]:
-        """Nothing to do: the matrices are small and stay on the device."""
+        """A context that holds nothing: the matrices are small and stay on the device."""
         return nullcontext()
 
     @torch.no_grad()

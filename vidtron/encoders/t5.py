@@ -23,12 +23,12 @@ class T5TextEncoder(TransformersTextEncoder):
 
     @classmethod
     def class_name(cls, config: Mapping[str, Any]) -> str:
-        """The encoder alone, also of a folder that holds the decoder too."""
+        """Transformers' class: the encoder alone, also of a folder that holds the decoder too."""
         return "T5EncoderModel"
 
     @classmethod
     def output_of(cls, config: Mapping[str, Any]) -> TextOutput:
-        """States without a limit to their number."""
+        """Output by config.json: states, without a limit to their number."""
         return TextOutput(int(config["d_model"]))
 
     def _encode(self, model: Any, tokens_BL: Tensor, mask_BL: Tensor) -> EncodedText:

@@ -28,7 +28,7 @@ _MANY_UNKNOWN, _FEW_TOKENS = 0.4, 4
 
 @dataclass(frozen=True)
 class TextOutput:
-    """What a text encoder can give."""
+    """Sizes of what a text encoder gives."""
 
     width: int
     """Features of a token."""
@@ -38,7 +38,7 @@ class TextOutput:
     """Tokens of a caption at most; None: as many as wanted."""
 
     def problems(self, wanted: TextSpec) -> str:
-        """Why it does not give what a network takes; empty if it does."""
+        """Reasons why it does not give what a network takes; empty if it does."""
         found = []
         if self.width != wanted.width:
             found.append(f"gives embeddings of width {self.width}, the model takes {wanted.width}")
@@ -53,7 +53,7 @@ class TextOutput:
 
 @dataclass(frozen=True)
 class TextFolders:
-    """Where the parts of one text encoder lie."""
+    """Folders of the parts of one text encoder."""
 
     flag: str
     """By which the encoder was given, for messages."""

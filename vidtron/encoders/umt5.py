@@ -26,12 +26,12 @@ class UMT5TextEncoder(TransformersTextEncoder):
 
     @classmethod
     def class_name(cls, config: Mapping[str, Any]) -> str:
-        """The encoder alone, also of a folder that holds the decoder too."""
+        """Transformers' class: the encoder alone, also of a folder that holds the decoder too."""
         return "UMT5EncoderModel"
 
     @classmethod
     def output_of(cls, config: Mapping[str, Any]) -> TextOutput:
-        """States without a limit to their number."""
+        """Output by config.json: states, without a limit to their number."""
         return TextOutput(int(config["d_model"]))
 
     def _clean(self, caption: str) -> str:

@@ -35,7 +35,7 @@ def gives_frames(given: GivenFramesConfig) -> bool:
 
 
 def check_clips(config: SamplingConfig, run: RunConfig, prompts: Sequence[Prompt]) -> Iterator[str]:
-    """What cannot work of given frames and several clips; one message per error."""
+    """Errors in given frames and several clips; one message each."""
     given, family = config.given, registry.family_of(run.model)
     if given.loop < 1:
         yield f"--loop {given.loop}; accepted: 1 or more"
@@ -81,7 +81,7 @@ def _check_strategy(given: GivenFramesConfig) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class ChainConditions:
-    """What the network is told of the clips of one video."""
+    """Conditions of the clips of one video."""
 
     clips: list[GuidedConditions]
     references: list[Tensor]

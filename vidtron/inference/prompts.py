@@ -13,7 +13,7 @@ _KEYS: dict[str, type | tuple[type, ...]] = {"prompt": str, "image": str, "seed"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One video to be made."""
+    """A video to be made: its text, seed and image."""
 
     text: str
     number: int

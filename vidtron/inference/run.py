@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Video:
-    """One sampled video."""
+    """A sampled video."""
 
     prompt: Prompt
     frames_TCHW: Tensor
@@ -92,7 +92,7 @@ def sampled_run(config: SamplingConfig, world: World) -> RunConfig:
 
 
 def check(config: SamplingConfig, run: RunConfig, world: World, prompts: Sequence[Prompt]) -> list[str]:
-    """What cannot work of a sampling configuration, for `sampled_run` of it; one message each."""
+    """Errors in a sampling configuration, given that of the sampled run; one message each."""
     family = registry.family_of(run.model)
     errors = [*weights.check(config), *family.check(run, world)]
     latent_channels = family.geometry(run).channels
@@ -198,7 +198,7 @@ def sample(
 def _make(
     sampler: VideoSampler, team: Team, prompt: Prompt, deliver: Callable[[Video], None], progress: Progress
 ) -> str | None:
-    """One video; why there is none, on all ranks of the team."""
+    """Make one video; gives the reason why there is none, on all ranks of the team."""
     maker: Any = ClipChain(sampler) if gives_frames(sampler.config.given) else sampler
     conditions, reason = _attempt(lambda: maker.conditions(prompt), team)
     if conditions is None:

@@ -35,7 +35,7 @@ DEFAULT_FPS = 8.0
 
 @dataclass(frozen=True)
 class GuidedConditions:
-    """What the network is told of one video, and what without its text."""
+    """Conditions of one video, with its text and without it."""
 
     given: Conditions
     null: Conditions
@@ -165,7 +165,7 @@ class VideoSampler:
         return sample_latents(network, noise[None], method, run, steps, draw, progress, edit)[0]
 
     def decode(self, latents_TCHW: Tensor) -> Tensor:
-        """Frames [T, C, H, W], uint8."""
+        """Decode latents to frames [T, C, H, W], uint8."""
         return to_uint8(self.pixels(latents_TCHW))
 
     def pixels(self, latents_TCHW: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from vidtron.models import registry
 from vidtron.parallel import Groups
 from vidtron.recipe.choices import choices
 
-SAT_AVERAGE = "ema"
+SAT_EMA = "ema"
 """What `--ema` calls the one set of averages that a SAT folder may have."""
 
 
@@ -60,7 +60,7 @@ def configuration_of(config: SamplingConfig) -> RunConfig:
 
 
 def check(config: SamplingConfig) -> list[str]:
-    """What is wrong with the choice among a checkpoint's weights; one message each."""
+    """Errors in the choice among a checkpoint's weights; one message each."""
     path, base = _of_a_run(config.load), config.lora_base
     if path is None:
         if base is None:
@@ -68,7 +68,7 @@ def check(config: SamplingConfig) -> list[str]:
         return [f"--lora-base {base}: {config.load} does not hold adapters alone; accepted: without --lora-base"]
     try:
         errors = checkpoint.base_errors(path, base)
-        averages = [] if config.ema is None else checkpoint.averages_in(path)
+        averages = [] if config.ema is None else checkpoint.ema_names_in(path)
     except CheckpointError as error:
         return [f"--load: {line}" for line in str(error).splitlines()]
     if config.ema is not None and config.ema not in averages:
@@ -77,7 +77,7 @@ def check(config: SamplingConfig) -> list[str]:
 
 
 def verification(config: SamplingConfig, groups: Groups) -> AbstractContextManager[Verification | None]:
-    """What `load_into` waits for, begun: the ranks share the reading, and may do other things beside it."""
+    """Begin the verification that `load_into` waits for; the ranks share the reading and may work on meanwhile."""
     folder = checkpoint.resolve_checkpoint(config.load) if config.verify_checkpoint else None
     return nullcontext() if folder is None else Verification(folder, rank=groups.rank, ranks=groups.world_size)
 
@@ -118,7 +118,7 @@ def load_into(chunks: Sequence[torch.nn.Module], config: SamplingConfig, groups:
     elif config.ema is None:
         checkpoint.load_with_base(path, chunks, None, None, groups, moved_to=base)
     else:
-        checkpoint.load_average_with_base(path, chunks, config.ema, groups, moved_to=base)
+        checkpoint.load_ema_with_base(path, chunks, config.ema, groups, moved_to=base)
 
 
 def _of_a_run(load: Path) -> Path | None:
@@ -134,9 +134,9 @@ def _open(config: SamplingConfig) -> WeightSource:
             f"--load {config.load}: no complete checkpoint; accepted: a run folder or an iter_* folder of one, or "
             f"weights in the format {', '.join(name for name in formats() if name != 'megatron')}"
         )
-    if format == "sat" and config.ema not in (None, SAT_AVERAGE):
+    if format == "sat" and config.ema not in (None, SAT_EMA):
         raise ConversionError(
-            f"--ema {config.ema}: a folder of SAT has one set of averages at most; accepted: {SAT_AVERAGE}"
+            f"--ema {config.ema}: a folder of SAT has one set of averages at most; accepted: {SAT_EMA}"
         )
     return checkpoint.open_weights(
         config.load, format, model=config.model, ema=config.ema or False, trust_pickle=config.trust_pickle

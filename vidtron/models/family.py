@@ -46,7 +46,7 @@ class Family(Protocol[NetworkT_contra]):
         post_process: bool = True,
         vp_stage: int | None = None,
     ) -> MegatronModule:
-        """One chunk of the network, with its initial weights, on the rank's device.
+        """Build one chunk of the network, with its initial weights, on the rank's device.
 
         Args:
             run: with the family's configuration as `network`.
@@ -62,7 +62,7 @@ class Family(Protocol[NetworkT_contra]):
         ...
 
     def sizes(self, network: NetworkT_contra) -> dict[str, int]:
-        """What the letters in the shapes of `rows` stand for."""
+        """Values of the letters in the shapes of `rows`."""
         ...
 
     def check(self, run: RunConfig, world: World) -> list[str]:
@@ -71,15 +71,15 @@ class Family(Protocol[NetworkT_contra]):
         ...
 
     def geometry(self, run: RunConfig) -> LatentGeometry:
-        """How the latents lie over the video."""
+        """Latent geometry: channels, ratios in time and space, valid numbers of frames."""
         ...
 
     def texts(self, run: RunConfig) -> tuple[TextSpec, ...]:
-        """What the network takes of a caption, one for each text encoder."""
+        """The text inputs of the network, one for each text encoder."""
         ...
 
     def inputs(self, run: RunConfig, size: ClipSize | None = None) -> SampleSpec:
-        """What a sample consists of."""
+        """Shapes of one sample's tensors."""
         ...
 
     def latent_shape(self, run: RunConfig, size: ClipSize | None = None) -> tuple[int, int, int, int]:
@@ -88,11 +88,11 @@ class Family(Protocol[NetworkT_contra]):
         ...
 
     def tokens_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> int:
-        """Tokens that go through the layers, without padding."""
+        """Number of tokens that go through the layers, without padding."""
         ...
 
     def sequence_length(self, run: RunConfig, size: ClipSize | None = None) -> int:
-        """The same, padded: what the pipeline's transfers are sized by."""
+        """Number of tokens with padding, which sizes the pipeline's transfers."""
         ...
 
     def flops_per_sample(self, run: RunConfig, size: ClipSize | None = None) -> float:
@@ -100,11 +100,11 @@ class Family(Protocol[NetworkT_contra]):
         ...
 
     def rounded_size(self, run: RunConfig, height: int, width: int) -> tuple[int, int]:
-        """The nearest height and width in pixels that the network takes."""
+        """The height and width in pixels nearest to these that the network takes."""
         ...
 
     def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
-        """`num_frames` alone where the network takes so many, else the nearest accepted numbers below and above."""
+        """Accepted numbers of frames: `num_frames` alone if it is one, else the nearest below and above."""
         ...
 
     def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
@@ -112,11 +112,11 @@ class Family(Protocol[NetworkT_contra]):
         ...
 
     def output_channels(self, run: RunConfig) -> int:
-        """Channels that the network answers with for each latent pixel of the video."""
+        """Number of channels of the network's output, for each latent pixel of the video."""
         ...
 
     def temporal_patch(self, network: NetworkT_contra) -> int:
-        """Latent frames of one token."""
+        """Number of latent frames in one token."""
         ...
 
     def closest_preset(self, network: NetworkT_contra) -> str:
@@ -124,11 +124,11 @@ class Family(Protocol[NetworkT_contra]):
         ...
 
     def default_sample(self, network: NetworkT_contra) -> SampleSize:
-        """The clips that a network's weights are for where nothing tells."""
+        """Size of the clips that a network's weights are for, where nothing else states it."""
         ...
 
     def sample_of(self, run: RunConfig) -> SampleSize:
-        """The clips that a run's weights are for, as other formats state them."""
+        """Size of the clips that a run's weights are for, as other formats state it."""
         ...
 
     def clip_for(self, run: RunConfig, sample: SampleSize) -> ClipSize:

@@ -36,12 +36,12 @@ class SampleSize:
 
 
 def sample_of_clip(clip: ClipSize, geometry: LatentGeometry) -> SampleSize:
-    """The size of clips whose latents lie so."""
+    """The sample size of clips of this size in pixels."""
     return SampleSize(clip.num_frames, clip.height // geometry.spatial_ratio, clip.width // geometry.spatial_ratio)
 
 
 def clip_of_sample(sample: SampleSize, geometry: LatentGeometry) -> ClipSize:
-    """The inverse."""
+    """The clip size in pixels of a sample size; inverse of `sample_of_clip`."""
     return ClipSize(sample.frames, sample.height * geometry.spatial_ratio, sample.width * geometry.spatial_ratio)
 
 
@@ -78,13 +78,13 @@ class ConfiguredModel(ForeignModel[NetworkT]):
 
     @abstractmethod
     def recognizes(self, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> bool:
-        """Whether it is one of this family's networks in this format."""
+        """Whether the configuration describes one of this family's networks in this format."""
 
     @abstractmethod
     def read_config(
         self, config: Mapping[str, Any], shapes: Mapping[str, Shape]
     ) -> tuple[NetworkT, SampleSize | None]:
-        """The network, and the clips where the configuration tells of them.
+        """The network that a configuration describes, and its sample size where that is stated.
 
         Raises:
             ValueError: it describes something that the family's network is not; all of it is named.
@@ -92,7 +92,7 @@ class ConfiguredModel(ForeignModel[NetworkT]):
 
     @abstractmethod
     def write_config(self, network: NetworkT, sample: SampleSize) -> Mapping[str, Any]:
-        """The configuration; of a single file text for text."""
+        """The configuration that describes a network; in a single file, strings to strings."""
 
     def untold(self, config: Mapping[str, Any]) -> list[str]:
         """Sizes that a configuration leaves to the format's defaults, so that they may be those of other weights."""
@@ -111,12 +111,12 @@ class ConfigFolder(ConfiguredModel[NetworkT]):
     """`_class_name` in config.json; empty: `recognizes` looks for something else."""
 
     def recognizes(self, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> bool:
-        """By the name of the class."""
+        """Whether config.json names this format's class of network."""
         return config.get("_class_name") == self.class_name
 
 
 class SingleFile(ConfiguredModel[NetworkT]):
-    """One safetensors file."""
+    """A family's networks as one safetensors file each."""
 
 
 class SatCheckpoint(ForeignModel[NetworkT]):
@@ -172,7 +172,7 @@ class SatCheckpoint(ForeignModel[NetworkT]):
     def sample_in(
         self, network: NetworkT, shapes: Mapping[str, Shape], read: ReadTensor, parameters: Mapping[str, Any]
     ) -> SampleSize:
-        """The size of a file's tables where the network is known."""
+        """Sample size of a file's tables, where the network is known."""
 
     @abstractmethod
     def described(self, network: NetworkT) -> str:
@@ -193,7 +193,7 @@ class SatCheckpoint(ForeignModel[NetworkT]):
         return {}
 
     def tables_like(self, network: NetworkT, sample: SampleSize, names: Collection[str]) -> dict[str, Tensor]:
-        """The tables among a file's `names`, as they should be."""
+        """Computed values of the tables among a file's `names`."""
         return {}
 
     def is_table(self, stored: Tensor, computed: Tensor) -> bool:
@@ -219,7 +219,7 @@ def changed_settings(
 
 
 def diffusers_version() -> str:
-    """`_diffusers_version` of a config.json: the installed one, else the oldest that knows all families' networks."""
+    """Value of `_diffusers_version` in a config.json: the installed version, or the oldest that knows all networks."""
     try:
         return version("diffusers")
     except PackageNotFoundError:

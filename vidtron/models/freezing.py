@@ -19,7 +19,7 @@ from vidtron.models.lora_targets import parameter_names
 
 
 def check(family: Family, run: RunConfig) -> list[str]:
-    """What is wrong with a run's flags of adapters and of frozen weights."""
+    """Errors in a run's flags of adapters and of frozen weights."""
     try:
         names = parameter_names(family, run)
     except ValueError as error:

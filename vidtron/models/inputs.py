@@ -20,7 +20,7 @@ VIDEO = "video"
 
 @dataclass(frozen=True)
 class TextInput:
-    """What one text encoder says of the captions."""
+    """Output of one text encoder for the captions of a batch."""
 
     states_BLE: Tensor
     mask_BL: Tensor | None = None
@@ -33,7 +33,7 @@ class TextInput:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a network is told of the videos besides noisy latents and their timesteps."""
+    """Everything a network receives besides noisy latents and their timesteps."""
 
     texts: tuple[TextInput, ...] = ()
     """In the order of the family's `SampleSpec.texts`."""
@@ -47,7 +47,7 @@ class Conditions:
     """Image-to-video: what an image encoder says of the first frame, L tokens of it."""
 
     def in_type(self, dtype: torch.dtype) -> "Conditions":
-        """The same with texts and latents in the type that the network computes in; sizes and rates keep theirs."""
+        """A copy with texts and latents in the dtype that the network computes in; sizes and rates keep theirs."""
 
         def changed(tensor: Tensor) -> Tensor:
             return tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -99,14 +99,14 @@ class ModelInput:
         image_latents_BTCHW: Tensor | None = None,
         **others: Any,
     ) -> Self:
-        """Of videos alone, with texts without masks; `others` are fields."""
+        """Input of videos alone, with texts without masks; `others` are fields."""
         texts = tuple(map(TextInput, states_BLE))
         return cls({VIDEO: noisy_BTCHW}, timesteps, Conditions(texts, image_latents_BTCHW), **others)
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What one sample consists of."""
+    """Shapes of the tensors of one sample."""
 
     latents: Mapping[str, tuple[int, int, int, int]]
     """Shape (T, C, H, W) by name."""

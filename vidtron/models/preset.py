@@ -10,7 +10,7 @@ from vidtron.config.network import NetworkConfig, NetworkT
 
 @dataclass(frozen=True)
 class Preset(Generic[NetworkT]):
-    """What `--model NAME` stands for.
+    """The model that a name in `--model` stands for.
 
     `network` is an instance of the family's configuration dataclass; `defaults` holds values for other sections of the
     run configuration: section -> field -> value.

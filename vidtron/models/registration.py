@@ -8,7 +8,7 @@ from vidtron.models.preset import Preset
 
 @dataclass(frozen=True)
 class Registration:
-    """What a family's module says of itself."""
+    """A family's entry in the registry."""
 
     presets: Mapping[str, Preset]
     """By name."""

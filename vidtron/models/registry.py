@@ -28,7 +28,7 @@ ATTRIBUTE = "REGISTRATION"
 
 
 class Registry:
-    """The known families."""
+    """The families that are known, and their presets."""
 
     def __init__(self) -> None:
         self._of_preset: dict[str, Registration] = {}
@@ -36,7 +36,7 @@ class Registry:
 
     @property
     def registrations(self) -> list[Registration]:
-        """Of all families, in the order in which they became known."""
+        """Entries of all families, in the order in which they became known."""
         found: list[Registration] = []
         for registration in self._of_preset.values():
             if registration not in found:
@@ -44,7 +44,7 @@ class Registry:
         return found
 
     def add(self, registration: Registration, source: str) -> None:
-        """Make a family's presets known; again is no error.
+        """Register a family's presets; registering it again is no error.
 
         Args:
             registration: of the family.
@@ -62,11 +62,11 @@ class Registry:
             self._of_preset[name], self._sources[name] = registration, source
 
     def names(self) -> tuple[str, ...]:
-        """Of all presets."""
+        """Names of all presets."""
         return tuple(self._of_preset)
 
     def registration(self, preset_name: str) -> Registration:
-        """Of the family that has the preset. Raises ValueError: there is none."""
+        """Entry of the family that has the preset. Raises ValueError: there is none."""
         if preset_name not in self._of_preset:
             raise ValueError(f"--model {preset_name}: accepted: {', '.join(self._of_preset)}")
         return self._of_preset[preset_name]
@@ -128,7 +128,7 @@ def preset_names() -> tuple[str, ...]:
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name.
+    """The preset of a name.
 
     Raises:
         ValueError: there is none.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All of them, in the order of fields, items and entries."""
+    """All tensors in a tree, in the order of fields, items and entries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | Mapping):
@@ -20,7 +20,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same with each tensor changed, in the order of `tensors_in`; what is no tensor stays."""
+    """A copy of a tree with each tensor changed, in the order of `tensors_in`; what is no tensor stays."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple):

@@ -13,7 +13,6 @@ bucket_padding.repair()
 
 from vidtron.parallel.agreement import (  # noqa: E402
     PatientBarrier,
-    all_ranks,
     any_rank,
     barrier,
     broadcast_object,
@@ -40,7 +39,6 @@ __all__ = [
     "Groups",
     "PatientBarrier",
     "Team",
-    "all_ranks",
     "any_rank",
     "barrier",
     "broadcast_object",

@@ -16,17 +16,8 @@ T = TypeVar("T")
 
 def any_rank(flag: bool, groups: Groups) -> bool:
     """True on all ranks of the run if `flag` is true on one of them."""
-    return _reduced(flag, groups, dist.ReduceOp.MAX)
-
-
-def all_ranks(flag: bool, groups: Groups) -> bool:
-    """True on all ranks of the run if `flag` is true on every one of them."""
-    return _reduced(flag, groups, dist.ReduceOp.MIN)
-
-
-def _reduced(flag: bool, groups: Groups, operation: Any) -> bool:
     answer = torch.tensor(int(flag), device=groups.device)
-    dist.all_reduce(answer, op=operation, group=groups.world)
+    dist.all_reduce(answer, op=dist.ReduceOp.MAX, group=groups.world)
     return bool(answer.item())
 
 

@@ -8,7 +8,7 @@ from vidtron.config.world import World
 
 
 def model_parallel_size(config: RunConfig) -> int:
-    """Ranks of one replica."""
+    """Number of ranks in one replica: TP x CP x PP."""
     parallel = config.parallel
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
@@ -27,7 +27,7 @@ def sequence_parallel(config: RunConfig) -> bool:
 
 
 def check(config: RunConfig, world: World) -> list[str]:
-    """One message per error, each beginning with the flag and saying what would be accepted.
+    """Errors of the layout, one message each, beginning with the flag and saying what would be accepted.
 
     `--sequence-parallel` without tensor parallelism is no error: it is off, as in Megatron (see `sequence_parallel`).
     """

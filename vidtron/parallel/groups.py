@@ -28,17 +28,17 @@ class Groups:
 
     @property
     def tp(self) -> ProcessGroup:
-        """Tensor parallel."""
+        """Tensor-parallel group of this rank."""
         return self.pg.tp
 
     @property
     def pp(self) -> ProcessGroup:
-        """Pipeline parallel."""
+        """Pipeline-parallel group of this rank."""
         return self.pg.pp
 
     @property
     def cp(self) -> ProcessGroup:
-        """Context parallel."""
+        """Context-parallel group of this rank."""
         return self.pg.cp
 
     @property
@@ -53,7 +53,7 @@ class Groups:
 
     @property
     def world(self) -> ProcessGroup:
-        """All ranks."""
+        """Group of all ranks."""
         return dist.group.WORLD  # type: ignore[return-value]
 
     @property
@@ -71,7 +71,7 @@ class Groups:
 
     @property
     def dp_size(self) -> int:
-        """How many replicas there are."""
+        """Number of replicas."""
         return self.dp.size()
 
     @property
@@ -84,12 +84,12 @@ class Groups:
 
     @property
     def is_first_stage(self) -> bool:
-        """On the first of the pipeline's ranks."""
+        """Whether this rank is on the pipeline's first stage."""
         return self.pp.rank() == 0
 
     @property
     def is_last_stage(self) -> bool:
-        """On the last of the pipeline's ranks, whose last model chunk ends in the loss."""
+        """Whether this rank is on the pipeline's last stage, whose last model chunk ends in the loss."""
         return self.pp.rank() == self.pp.size() - 1
 
 
@@ -118,7 +118,7 @@ def _replica_group(pg: ProcessGroupCollection, timeout: timedelta) -> ProcessGro
 
 
 def _groups_of_replicas(pg: ProcessGroupCollection, timeout: timedelta, backend: str | None = None) -> ProcessGroup:
-    """This rank's of new groups, one of the ranks of each replica."""
+    """Make new groups of one rank of each replica, and give this rank's."""
     # Order of megatron-core's default "tp-cp-ep-dp-pp", tensor parallel fastest.
     tp_cp, dp, pp = pg.tp.size() * pg.cp.size(), pg.dp.size(), pg.pp.size()
     groups = [

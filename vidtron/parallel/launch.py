@@ -95,7 +95,7 @@ def _meeting_point(world: World, timeout: timedelta) -> dist.Store:
 
 
 def _seed_everything(seed: int) -> None:
-    """The same seed on all ranks.
+    """Seed the global generators, the same on all ranks.
 
     Nothing a run computes is drawn from these generators; they make third-party code repeatable, and recomputation
     needs megatron-core's tracker to exist, since it saves the tracker's states.

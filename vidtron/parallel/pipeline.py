@@ -35,7 +35,7 @@ class PipelineSchedule:
         micro_batch_size: int,
         forward_only: bool,
     ) -> Sequence[dict[str, Any]]:
-        """What the last stage's loss function reported of each micro-batch; on other stages nothing.
+        """Run the micro-batches; gives the reports of the last stage's loss function, and on other stages nothing.
 
         Args:
             forward_step: mcore's `forward_step_func`.

@@ -25,12 +25,12 @@ class Team:
 
     @property
     def count(self) -> int:
-        """How many teams there are."""
+        """Number of teams."""
         return self.groups.dp_size // (1 if self.pair is None else 2)
 
     @property
     def size(self) -> int:
-        """Ranks of this team."""
+        """Number of ranks in this team."""
         return self.groups.replica_size * (1 if self.pair is None else 2)
 
     @property
@@ -45,7 +45,7 @@ class Team:
 
 
 def pair_of(groups: Groups, timeout: timedelta) -> ProcessGroup:
-    """This rank and the one with its place in the neighbouring replica: of 0 and 1, 2 and 3, ...
+    """A team of this rank and the one with its place in the neighbouring replica: of 0 and 1, 2 and 3, ...
 
     Called by all ranks together; the number of replicas is even.
     """

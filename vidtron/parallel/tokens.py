@@ -27,7 +27,7 @@ def sequence_multiple(*, tp: int, cp: int, sequence_parallel: bool, fp8: bool) -
 
 
 def padded_length(tokens: int, multiple: int) -> int:
-    """`tokens` rounded up to `multiple`."""
+    """Number of tokens, rounded up to a multiple."""
     return math.ceil(tokens / multiple) * multiple
 
 

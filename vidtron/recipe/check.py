@@ -14,7 +14,7 @@ TIMESTEPS = 1000
 
 
 def check(config: RunConfig, world: World) -> list[str]:
-    """One message per error, each beginning with the flag and saying what would be accepted."""
+    """Errors of the recipe, one message each, beginning with the flag and saying what would be accepted."""
     objective = config.objective
     chosen = (
         (SCHEDULES, objective.schedule),

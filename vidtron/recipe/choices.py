@@ -33,7 +33,7 @@ MakerT = TypeVar("MakerT", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Needs:
-    """What a choice asks of the schedule."""
+    """Requirements of a choice on the schedule."""
 
     fits: Callable[[Schedule], bool]
     reason: str = ""
@@ -42,7 +42,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Choice(Generic[MakerT]):
-    """One value of a flag."""
+    """One accepted value of a flag, and what it makes."""
 
     make: MakerT
     """Builds it, from the configuration."""
@@ -52,7 +52,7 @@ class Choice(Generic[MakerT]):
     """None: it goes with every schedule."""
 
     def fits(self, schedule: Schedule) -> bool:
-        """Whether it goes with a schedule."""
+        """Whether the choice goes with a schedule."""
         return self.needs is None or self.needs.fits(schedule)
 
 
@@ -98,7 +98,7 @@ class Table(Generic[ChoiceT]):
         return f"{self.flag} {shown(name)}: wrong value; accepted: {', '.join(self)}"
 
     def meanings(self) -> dict[str, str]:
-        """Name -> help."""
+        """Help text of each value, by its name."""
         return {name: choice.help for name, choice in self._choices.items()}
 
     def misfit(self, name: str, schedule_name: str, schedule: Schedule) -> str | None:
@@ -215,7 +215,7 @@ DENSITIES: Table[Choice[Callable[[ObjectiveConfig, Schedule], Density]]] = Table
 
 
 class Walk(NamedTuple):
-    """What every sampler is given; one takes of it what it needs. See `vidtron.diffusion.samplers.ddim`."""
+    """Arguments of every sampler; each takes of them what it needs. See `vidtron.diffusion.samplers.ddim`."""
 
     denoise: Denoise
     noise: Tensor

@@ -13,7 +13,7 @@ from vidtron.encoders.normalisation import ByFactor, Normalisation
 
 
 def image_normalisation(run: RunConfig, normalisation: Normalisation) -> Normalisation:
-    """That of a condition image's latents, where those of videos have `normalisation`.
+    """Normalisation of a condition image's latents, where those of videos have `normalisation`.
 
     Raises:
         ValueError: it cannot be inverted.

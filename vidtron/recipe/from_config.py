@@ -46,7 +46,7 @@ def timesteps_of(run: RunConfig, schedule: Schedule, size: ClipSize) -> Callable
 
 
 def timestep_shift_of(run: RunConfig, size: ClipSize) -> float:
-    """What sigma / alpha of drawn levels, and of a rectified flow's sampling steps, is multiplied by."""
+    """Factor on sigma / alpha of drawn levels, and of a rectified flow's sampling steps."""
     objective = run.objective
     if not objective.timestep_shift_by_size:
         return objective.timestep_shift

@@ -20,7 +20,7 @@ def null_texts(
     device: torch.device,
     own: Sequence[EncodedText] = (),
 ) -> tuple[EncodedText, ...]:
-    """What a sample without a caption is told, one for each of the model's texts.
+    """The texts of a sample without a caption, one for each of the model's texts.
 
     Args:
         config: says which it is.

@@ -41,7 +41,7 @@ class SamplerConfig:
 
 
 def check_sampler(config: SamplerConfig, run: RunConfig, steps: int, latent_channels: int) -> list[str]:
-    """What cannot work for the run whose model is sampled; one message per error."""
+    """Errors in the sampler's flags for the run whose model is sampled; one message each."""
     errors, schedule = [], schedule_of(run.objective)
     unknown = SAMPLERS.unknown(config.sampler)
     if unknown is not None:

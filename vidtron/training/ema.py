@@ -16,7 +16,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
-from vidtron.checkpoint import AveragedPart, Averages
+from vidtron.checkpoint import EmaPart, EmaState
 from vidtron.config.ema import EmaConfig
 from vidtron.training.optimizer import masters
 
@@ -123,15 +123,15 @@ class WeightAverages:
                 weight = 1 - rule.decay(self.updates[name])
                 torch._foreach_lerp_(self._values[name], [master.values for master in self._masters], weight)
 
-    def parts(self) -> Averages:
+    def parts(self) -> EmaState:
         """What a checkpoint saves and loads."""
         return {
             name: [
                 *(
-                    AveragedPart(master.weight, master.first, value, master.copy)
+                    EmaPart(master.weight, master.first, value, master.copy)
                     for master, value in zip(self._masters, values, strict=True)
                 ),
-                *(AveragedPart(weight, 0, torch.empty(0), 0) for weight in self._elsewhere),
+                *(EmaPart(weight, 0, torch.empty(0), 0) for weight in self._elsewhere),
             ]
             for name, values in self._values.items()
         }

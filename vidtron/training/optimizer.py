@@ -152,7 +152,7 @@ class Master:
     values: Tensor
     """float32 [number of elements], the optimizer's own memory."""
     copy: int | None
-    """Which of several copies of the optimizer's state this is; see `AveragedPart`."""
+    """Which of several copies of the optimizer's state this is; see `EmaPart`."""
 
     def in_model(self) -> Tensor:
         """These elements in the model's memory, in its dtype."""

@@ -97,7 +97,7 @@ def restore(
     errors = data_errors(path, data_state)
     if errors:
         raise ConfigurationError(errors)
-    averages, stored = model.averages, checkpoint.averages_in(path)
+    averages, stored = model.averages, checkpoint.ema_names_in(path)
     parts = {name: parts for name, parts in averages.parts().items() if name in stored}
     state = checkpoint.load_with_base(
         path, model.modules, model.optimizer, model.scheduler, groups, parts, moved_to=lora_base

@@ -48,7 +48,7 @@ class Extras:
 
     @classmethod
     def load(cls, folder: Path) -> "Extras":
-        """Of a folder; empty without the file. Raises ConversionError: it is damaged, or could run code."""
+        """Read the extras of a folder; empty without the file. Raises ConversionError: damaged, or could run code."""
         path = folder / EXTRAS_FILE
         if not path.is_file():
             return cls()
@@ -84,7 +84,7 @@ Preset = tuple[str, NetworkConfig]
 
 @dataclass(frozen=True)
 class Reading:
-    """How weights are to be read."""
+    """Options for reading weights."""
 
     ema: bool | str = False
     """The averages of the weights instead of them; a name where a checkpoint has several."""
@@ -133,7 +133,7 @@ class WeightSource(ABC):
 
     @property
     def family(self) -> Family:
-        """That builds the network."""
+        """The model family that builds the network."""
         return registry.family_of(self.model)
 
     @property
@@ -143,12 +143,12 @@ class WeightSource(ABC):
 
     @property
     def places(self) -> list[Path]:
-        """All that is read."""
+        """Every file or folder that is read."""
         return [self.path]
 
     @property
     def rows(self) -> list[Row]:
-        """Our tensors."""
+        """The table of the network's tensors: our names, and theirs in the format."""
         return self.family.rows(self.network)
 
     @abstractmethod
@@ -164,7 +164,7 @@ class WeightSource(ABC):
         """The type of our tensor, without reading it."""
 
     def read(self, ours: str) -> Tensor:
-        """Our tensor, whole."""
+        """The whole tensor of the name that vidtron gives it."""
         return self.rule_row(ours).rule.to_ours(list(self.parts(ours).values()), self.network)
 
 
@@ -173,11 +173,11 @@ class WeightTarget(ABC):
 
     @abstractmethod
     def write(self, ours: str, tensor: Tensor) -> None:
-        """One of our tensors, whole; each once, in any order."""
+        """Write one whole tensor, under vidtron's name of it; each is written once, in any order."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Complete the files."""
+        """Complete the files, after the last tensor."""
 
 
 def with_settings(network: NetworkConfig, settings: Mapping[str, object]) -> Any:
@@ -186,7 +186,7 @@ def with_settings(network: NetworkConfig, settings: Mapping[str, object]) -> Any
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, or its kind if it says nothing."""
+    """First line of an error's message; the name of its class if it has none."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 

@@ -50,7 +50,7 @@ def _find(path: Path, known: Known) -> tuple[Path, Known] | None:
 
 
 class ConfigFolderFormat(ForeignFormat):
-    """A format of such folders."""
+    """A format whose checkpoints are folders with a config.json and safetensors."""
 
     kind = ConfigFolder
 

@@ -149,7 +149,7 @@ def sizes_found(rows: Sequence[Row], found: Mapping[str, Shape]) -> dict[str, in
 
 
 def _named(family: Family, key: str) -> str:
-    """What messages call a size."""
+    """Name of a size in messages."""
     return LAYERS if key == LAYERS else family.size_names.get(key, f"size {key}")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidtron.checkpoint import folders, manifest
-from vidtron.checkpoint.average_names import average_key, average_of_key
+from vidtron.checkpoint.ema_names import ema_key, ema_of_key
 from vidtron.checkpoint.formats.base import (
     Content,
     ConversionError,
@@ -150,7 +150,7 @@ class MegatronSource(WeightSource):
         return self.family.sample_of(dataclasses.replace(run, network=self.network))
 
     def _take_average(self, ema: bool | str) -> None:
-        averages = sorted({average for key in self._specs if (average := average_of_key(key)) is not None})
+        averages = sorted({average for key in self._specs if (average := ema_of_key(key)) is not None})
         asked = [average for average in averages if ema is True or average == ema]
         if len(asked) != 1:
             flag = "--ema" if ema is True else f"--ema {ema}"
@@ -159,7 +159,7 @@ class MegatronSource(WeightSource):
             raise ConversionError(
                 f"{flag}: {self.folder} has the averages {', '.join(averages)}; accepted: one of them by name"
             )
-        found = {name: key for name in self._keys if (key := average_key(asked[0], name)) in self._specs}
+        found = {name: key for name in self._keys if (key := ema_key(asked[0], name)) in self._specs}
         self.notes.append(f"average of the weights: {asked[0]}")
         if untrained := len(self._keys) - len(found):
             self.notes.append(f"{untrained:,} tensors were not trained and have no average: taken as they are")
@@ -216,7 +216,7 @@ class MegatronSource(WeightSource):
 
 
 def configuration_beside(folder: Path) -> RunConfig | None:
-    """Of the run that wrote a checkpoint."""
+    """Configuration of the run that wrote a checkpoint; None without the file. Raises ConversionError: unreadable."""
     path = folder / folders.CONFIG_FILE
     if not path.is_file():
         return None
@@ -283,7 +283,7 @@ def holds_weights_only(path: str | Path) -> bool:
 
 
 def check_kind(folder: Path) -> None:
-    """Raises ConversionError: `metadata.json` of an iter_* folder is damaged, or of another kind of checkpoint."""
+    """Raise ConversionError if `metadata.json` of an iter_* folder is damaged, or of another kind of checkpoint."""
     file = folder / KIND_FILE
     try:
         kind = json.loads(file.read_text(encoding="utf-8"))["sharded_backend"]

@@ -76,7 +76,7 @@ class SafetensorsFiles:
             self.specs[name] = TensorSpec(tuple(part.get_shape()), _TYPES.get(kind, torch.float32))
 
     def read(self, name: str) -> Tensor:
-        """One tensor, mapped."""
+        """A tensor of the files, mapped into memory."""
         return self._open[name].get_tensor(name)
 
 
@@ -251,7 +251,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises ConversionError: the file is no JSON object."""
+    """The object in a JSON file. Raises ConversionError: the file holds none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -37,7 +37,7 @@ from vidtron.models.layers.checkpoint_rules import Row, Shape, SplitAlong, bits_
 
 
 class SatFormat(ForeignFormat):
-    """SAT's checkpoints."""
+    """SAT's checkpoints: `mp_rank_*` files of pickled tensors."""
 
     name = NAME
     kind = SatCheckpoint
@@ -58,7 +58,7 @@ class SatFormat(ForeignFormat):
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Of the codes that files may be written for."""
+        """Versions of upstream's code for which files can be written."""
         return tuple(dict.fromkeys(version for _, model in self.known() for version in model.versions))
 
 
@@ -313,7 +313,7 @@ class SatTarget(WeightTarget):
                 self._tables[name] = self._tables[name].to(like.dtype)
 
     def _stored(self, name: str) -> str:
-        """What the file calls a weight; one with adapters moves down."""
+        """Name of a weight in the file; one with adapters moves down."""
         module, _, leaf = name.rpartition(".")
         return SAT_PREFIX + (f"{module}{ORIGINAL}{leaf}" if module in self._adapted else name)
 

@@ -86,7 +86,7 @@ def is_sat(path: Path) -> bool:
 
 
 def sat_models() -> list[SatCheckpoint]:
-    """How the known families stand in SAT's files."""
+    """The SAT layouts of all known families."""
     found = (family.foreign.get(NAME) for family in registry.families())
     return [model for model in found if isinstance(model, SatCheckpoint)]
 
@@ -181,5 +181,5 @@ class SatFiles:
         return list(self.ranks[0])
 
     def parts(self, name: str) -> list[Tensor]:
-        """A tensor on each rank."""
+        """A tensor's parts, one of each model-parallel rank."""
         return [rank[name] for rank in self.ranks]

@@ -42,7 +42,7 @@ def file_at(path: Path) -> Path | None:
 
 
 class SingleFileFormat(ForeignFormat):
-    """A format of such files."""
+    """A format whose checkpoints are one safetensors file."""
 
     kind = SingleFile
 

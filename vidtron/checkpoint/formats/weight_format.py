@@ -21,11 +21,11 @@ from vidtron.models.foreign import ForeignModel
 
 
 class WeightFormat(Protocol):
-    """One way in which weights lie on a disk."""
+    """A format in which weights are stored on disk."""
 
     @property
     def name(self) -> str:
-        """What --load-format and --save-format call it."""
+        """Name of the format in `--load-format` and `--save-format`."""
         ...
 
     def detects(self, path: Path) -> bool:
@@ -50,7 +50,7 @@ class WeightFormat(Protocol):
         ...
 
     def target(self, folder: Path, content: Content, options: Mapping[str, Any]) -> WeightTarget:
-        """What writes weights into an empty folder; `options` are those of the format, by their flags' names.
+        """A writer of weights into an empty folder; `options` are those of the format, by their flags' names.
 
         Raises:
             ConversionError: the format cannot hold them so.
@@ -62,19 +62,19 @@ class WeightFormat(Protocol):
         ...
 
     def read_back(self, folder: Path, content: Content) -> WeightSource:
-        """What was written, opened."""
+        """Open what was just written, to check it."""
         ...
 
 
 class ForeignFormat(ABC):
-    """What the formats of other programs share."""
+    """Base class of the formats of other programs."""
 
     name: str
     kind: type[ForeignModel]
     """The container that a family must have stated for it."""
 
     def model_of(self, preset: str) -> Any:
-        """How the family of a preset stands in the format. Raises ConversionError: it does not."""
+        """The networks of a preset's family in this format. Raises ConversionError: it has none."""
         model = registry.family_of(preset).foreign.get(self.name)
         if isinstance(model, self.kind):
             return model
@@ -97,7 +97,7 @@ class ForeignFormat(ABC):
         return None
 
     def read_back(self, folder: Path, content: Content) -> WeightSource:
-        """What was written, opened."""
+        """Open what was just written, to check it."""
         return self.open(folder, (content.model, content.network), Reading())
 
     @abstractmethod
@@ -106,15 +106,15 @@ class ForeignFormat(ABC):
 
     @abstractmethod
     def open(self, path: Path, preset: Preset | None, reading: Reading) -> WeightSource:
-        """The weights at a path."""
+        """Open the weights at a path."""
 
     @abstractmethod
     def target(self, folder: Path, content: Content, options: Mapping[str, Any]) -> WeightTarget:
-        """What writes weights into an empty folder."""
+        """A writer of weights into an empty folder."""
 
 
 def possessive(name: str) -> str:
-    """`diffusers'`, `Wan's`."""
+    """Possessive of a format's name: `diffusers'`, `Wan's`."""
     return f"{name}'" if name.endswith("s") else f"{name}'s"
 
 

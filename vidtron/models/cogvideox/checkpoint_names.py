@@ -159,7 +159,7 @@ SIZE_NAMES = {
 
 
 def sizes(network: CogVideoXConfig) -> dict[str, int]:
-    """What the letters of the table's shapes stand for."""
+    """Values of the letters in the table's shapes."""
     patch = network.patch_size_t * network.patch_size**2
     tokens = network.text_length
     if network.learned_position_grid is not None:
@@ -206,6 +206,6 @@ def diffusers_rows(network: CogVideoXConfig) -> list[Row]:
 
 
 def our_rows(network: CogVideoXConfig) -> list[Row]:
-    """The network's own tensors."""
+    """Table rows of the network's own tensors, without another format's names."""
     rows = [Row(e.ours, (e.ours,), _SAME, tuple(e.shape.split())) for e in _entries(network)]
     return expand(rows, network.num_layers)

@@ -65,7 +65,7 @@ class CogVideoXConfig:
 
     @property
     def channels(self) -> int:
-        """Channels of the latent."""
+        """Number of channels of a latent frame."""
         return min(self.in_channels, self.out_channels) if self.latent_channels is None else self.latent_channels
 
     @property

@@ -55,7 +55,7 @@ class CogVideoXFamily(Family[CogVideoXConfig]):
         post_process: bool = True,
         vp_stage: int | None = None,
     ) -> MegatronModule:
-        """One chunk of the network, with its initial weights, on the rank's device."""
+        """Build one chunk of the network, with its initial weights, on the rank's device."""
         network = _network(run)
         world = World.from_environment()
         config = transformer_config(
@@ -79,15 +79,15 @@ class CogVideoXFamily(Family[CogVideoXConfig]):
         )
 
     def geometry(self, run: RunConfig) -> LatentGeometry:
-        """How the latents lie over the video."""
+        """Latent geometry: channels, ratios in time and space, valid numbers of frames."""
         return causal_geometry(_network(run).channels, TEMPORAL_RATIO, SPATIAL_RATIO)
 
     def texts(self, run: RunConfig) -> tuple[TextSpec, ...]:
-        """What the network takes of a caption."""
+        """The text inputs of the network: one, of T5."""
         return (TextSpec(_network(run).text_length, _network(run).text_width),)
 
     def inputs(self, run: RunConfig, size: ClipSize | None = None) -> SampleSpec:
-        """What a sample consists of. Here and below, `size` is that of the clip; None: the run's one size."""
+        """Shapes of one sample's tensors. Here and below, `size` is that of the clip; None: the run's one size."""
         network = _network(run)
         return SampleSpec(
             latents={VIDEO: self.latent_shape(run, size)},
@@ -124,7 +124,7 @@ class CogVideoXFamily(Family[CogVideoXConfig]):
         return max(1, round(height / pixels)) * pixels, max(1, round(width / pixels)) * pixels
 
     def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
-        """`num_frames` alone where the network takes so many, else the nearest accepted numbers below and above."""
+        """Accepted numbers of frames: `num_frames` alone if it is one, else the nearest below and above."""
         return self.geometry(run).nearest_frames(num_frames)
 
     def output_channels(self, run: RunConfig) -> int:
@@ -132,7 +132,7 @@ class CogVideoXFamily(Family[CogVideoXConfig]):
         return _network(run).out_channels
 
     def temporal_patch(self, network: CogVideoXConfig) -> int:
-        """Latent frames of one token."""
+        """Number of latent frames in one token."""
         return network.patch_size_t
 
     def rows(self, network: CogVideoXConfig) -> list[Row]:
@@ -140,7 +140,7 @@ class CogVideoXFamily(Family[CogVideoXConfig]):
         return our_rows(network)
 
     def sizes(self, network: CogVideoXConfig) -> dict[str, int]:
-        """What the letters in the shapes of `rows` stand for."""
+        """Values of the letters in the shapes of `rows`."""
         return sizes(network)
 
     def closest_preset(self, network: CogVideoXConfig) -> str:
@@ -184,8 +184,10 @@ class CogVideoXFamily(Family[CogVideoXConfig]):
         ]
 
     def _check_clip(self, run: RunConfig) -> list[str]:
-        """Of the run's own size, which evaluations and sampled videos have where there are buckets; the buckets' sizes
-        go through `size_errors` in the data room."""
+        """Errors of the run's own size, which evaluations and sampled videos have where there are buckets.
+
+        The buckets' sizes go through `size_errors` in the data room.
+        """
         pixels = SPATIAL_RATIO * _network(run).patch_size
         errors = [
             f"--{flag} {value}: accepted: multiples of {pixels} pixels"

@@ -36,7 +36,7 @@ class FinalLayer(MegatronModule):
         mark_sequence_parallel(self.proj, config)
 
     def forward(self, hidden_SBD: Tensor, embedding_TBE: Tensor) -> Tensor:
-        """[S, B, D] -> [S, B, P]."""
+        """Last norm and projection to pixels of the patches: [S, B, D] -> [S, B, P]."""
         shift, scale = self.modulation(embedding_TBE)
         everything = (Segment(0, hidden_SBD.shape[0]),)
         return self.proj(modulate(self.norm(hidden_SBD), shift, scale, everything))

@@ -9,7 +9,7 @@ Grid = tuple[int, int, int]
 
 
 def grid_of_sample(sample: SampleSize, network: CogVideoXConfig) -> Grid:
-    """Tokens of a clip."""
+    """Token grid of a clip."""
     latent_frames = (sample.frames - 1) // TEMPORAL_RATIO + 1
     return network.grid(latent_frames, sample.height, sample.width)
 

@@ -40,7 +40,7 @@ class SDPACoreAttention(MegatronModule):
         self.softmax_scale = softmax_scale
 
     def forward(self, query_SBNR: Tensor, key_SBNR: Tensor, value_SBNR: Tensor, *_: Any, **__: Any) -> Tensor:
-        """[S, B, N, R] each (key and value may be longer) -> [S, B, N * R]."""
+        """Attend: [S, B, N, R] each (key and value may be longer) -> [S, B, N * R]."""
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBNR, key_SBNR, value_SBNR))
         out = F.scaled_dot_product_attention(query, key, value, scale=self.softmax_scale)
         return out.permute(2, 0, 1, 3).flatten(2)

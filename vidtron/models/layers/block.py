@@ -24,7 +24,7 @@ class ConditionedTransformerBlock(TransformerBlock):
     """The layers of one pipeline stage; `conditioning` reaches each of them."""
 
     def forward(self, hidden_SBD: Tensor | None, conditioning: Conditioning) -> Tensor:  # type: ignore[override]
-        """[S, B, D] (ignored where the pipeline sets the input) -> [S, B, D]."""
+        """Run the layers: [S, B, D] (ignored where the pipeline sets the input) -> [S, B, D]."""
         if not self.pre_process:
             hidden_SBD = self.input_tensor
         # The pipeline frees a stage's output by its storage, which must not be shared (mcore schedules.py,

@@ -27,7 +27,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Same:
-    """The tensor as it is."""
+    """Rule: the tensor is the same in both formats."""
 
     def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor:
         return theirs[0]
@@ -91,7 +91,7 @@ class PatchConvolution:
 
 @dataclass(frozen=True)
 class LeadingOne:
-    """[1, ...] <-> [...]."""
+    """Rule: their tensor has a leading dimension of 1, [1, ...] <-> [...]."""
 
     def to_ours(self, theirs: Sequence[Tensor], network: NetworkConfig) -> Tensor:
         return theirs[0][0]
@@ -101,7 +101,7 @@ class LeadingOne:
 
 
 class RankSplit(Protocol):
-    """How model-parallel ranks share one tensor of theirs."""
+    """How the model-parallel ranks of another format divide one tensor."""
 
     def join(self, parts: Sequence[Tensor]) -> Tensor: ...
     def split(self, whole: Tensor, ranks: int) -> tuple[Tensor, ...]: ...
@@ -112,7 +112,7 @@ class OnEveryRank:
     """Every rank has the whole tensor."""
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Raises ValueError: the ranks' copies differ."""
+        """One copy of the whole tensor. Raises ValueError: the ranks' copies differ."""
         if not all(bits_equal(parts[0], part) for part in parts[1:]):
             raise ValueError("the copies of the model-parallel ranks differ")
         return parts[0]
@@ -137,7 +137,7 @@ class SplitAlong:
         return torch.cat([part for group in zip(*map(self._cut, parts), strict=True) for part in group], self.dim)
 
     def split(self, whole: Tensor, ranks: int) -> tuple[Tensor, ...]:
-        """Raises ValueError: the dimension does not divide."""
+        """The parts of a whole tensor, one per rank. Raises ValueError: the dimension does not divide."""
         if whole.shape[self.dim] % (self.sections * ranks):
             raise ValueError(f"{whole.shape[self.dim]} rows or columns do not divide by {ranks} ranks")
         groups = [section.chunk(ranks, self.dim) for section in self._cut(whole)]
@@ -162,7 +162,7 @@ class Row:
     """False: a buffer, stored with the weights and never trained."""
 
     def of_layer(self, layer: int) -> "Row":
-        """The row with the layer's number filled in."""
+        """This row with the layer's number filled in."""
         number = str(layer)
         theirs = tuple(name.replace("*", number) for name in self.theirs)
         return replace(self, ours=self.ours.replace("*", number), theirs=theirs)
@@ -178,7 +178,7 @@ class Row:
 
 
 def _factors(dim: str) -> list[str]:
-    """`12D` -> 12, D."""
+    """Factors of a dimension: `12D` -> 12, D."""
     digits = dim.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     return [part for part in (digits, *dim[len(digits) :]) if part]
 
@@ -189,7 +189,7 @@ def expand(rows: Iterable[Row], layers: int) -> list[Row]:
 
 
 def weight_sizes(rows: Collection[Row], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Numbers in each of our tensors, by name.
+    """Number of elements of each of our tensors, by name.
 
     Args:
         rows: the table, expanded.

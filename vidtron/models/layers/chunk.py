@@ -64,7 +64,7 @@ class TransformerChunk(MegatronModule):
         )
 
     def split_of(self, tokens: int) -> TokenSplit:
-        """This rank's part of a sequence."""
+        """The part of a sequence that this rank holds."""
         return TokenSplit.of_rank(
             tokens,
             tp=self.groups.tp,

@@ -38,7 +38,7 @@ class Rotary:
     turns: Tensor
 
     def rows(self, start: int, stop: int) -> "Rotary":
-        """The table of tokens [start, stop)."""
+        """The part of the table for tokens [start, stop)."""
         return Rotary(self.turns[start:stop])
 
 
@@ -88,7 +88,7 @@ class Conditioning:
         return tuple(tensor for tensor in tensors_in(self) if tensor.requires_grad)
 
     def with_carried(self, tensors: Sequence[Tensor]) -> Self:
-        """The same with others in the place of `carried` (recomputation runs on detached inputs)."""
+        """A copy with other tensors in the place of `carried` (recomputation runs on detached inputs)."""
         remaining = iter(tensors)
         changed = map_tensors(self, lambda old: next(remaining) if old.requires_grad else old)
         assert next(remaining, None) is None

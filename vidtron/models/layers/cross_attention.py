@@ -24,7 +24,7 @@ from vidtron.models.layers.lora import LoraLinear, adapted, adapted_heads
 
 @dataclass
 class CrossAttentionSubmodules:
-    """What a `CrossAttention` is built of."""
+    """Specs of the modules that a `CrossAttention` is built of."""
 
     linear_q: Any
     linear_kv: Any
@@ -75,7 +75,7 @@ class KeysAndValues(MegatronModule):
         self.lora: LoraLinear | None = None
 
     def forward(self, states_LBE: Tensor, samples: Samples | None) -> tuple[Tensor, Tensor]:
-        """[L, B, E] -> keys and values, [L, B, N, R] each."""
+        """Project a context: [L, B, E] -> keys and values, [L, B, N, R] each."""
         mixed = add_bias(*self.linear(states_LBE))
         mixed = adapted_heads(mixed, self.lora, states_LBE, samples, self.heads, ("k", "v"))
         key, value = mixed.unflatten(-1, (self.heads, -1)).chunk(2, dim=-1)

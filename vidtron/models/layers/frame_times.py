@@ -76,7 +76,7 @@ class FrameTimes:
         return tuple(Segment(first, last, time=row) for first, last, row in _runs(rows))
 
     def segments(self, split: TokenSplit, *, text: tuple[int, int], video: int) -> tuple[Segment, ...]:
-        """What a rank holds of [text | frames | padding]; padding goes with the last frame.
+        """Segments of the rows of [text | frames | padding] that a rank holds; padding goes with the last frame.
 
         Args:
             split: the rank's tokens.

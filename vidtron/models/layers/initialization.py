@@ -15,12 +15,12 @@ Rule = Callable[[Tensor, torch.Generator], object]
 
 
 def normal(std: float) -> Rule:
-    """N(0, std)."""
+    """Rule: normal distribution of mean 0 and deviation `std`."""
     return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator)
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> Rule:
-    """U(-b, b) with b = sqrt(6 / (fan_in + fan_out))."""
+    """Rule: U(-b, b) with b = sqrt(6 / (fan_in + fan_out))."""
     return uniform(math.sqrt(6.0 / (fan_in + fan_out)))
 
 
@@ -30,7 +30,7 @@ def uniform(bound: float) -> Rule:
 
 
 def constant(value: float) -> Rule:
-    """Every element the same."""
+    """Rule: every element is `value`."""
     return lambda tensor, generator: tensor.fill_(value)
 
 
@@ -60,7 +60,7 @@ def mark_sections(parameter: nn.Parameter, sections: int) -> None:
 
 
 def own_part(whole: Tensor, parameter: nn.Parameter, tp: ProcessGroup) -> Tensor:
-    """What a rank of the TP group holds of a whole tensor, whose parameter it is."""
+    """The part of a whole tensor that a rank of the TP group holds as its parameter."""
     if tp.size() == 1 or not getattr(parameter, "tensor_model_parallel", False):
         return whole
     dim = parameter.partition_dim  # type: ignore[attr-defined]

@@ -55,7 +55,7 @@ class ModulatedLayer(TransformerLayer):
         self.recompute_linear_inputs = not config.fp8
 
     def forward(self, hidden_SBD: Tensor, conditioning: Conditioning) -> Tensor:  # type: ignore[override]
-        """[S, B, D] -> [S, B, D]."""
+        """Run the layer on this rank's tokens: [S, B, D] -> [S, B, D]."""
         vectors = self.modulation(conditioning.embedding_TBE, conditioning.samples)
         hidden_SBD = self.add_attention(self.self_attention, hidden_SBD, vectors[:3], conditioning)
         return self.add_texts_and_mlp(hidden_SBD, vectors[3:], conditioning)

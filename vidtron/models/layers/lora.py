@@ -36,7 +36,7 @@ from vidtron.parallel.randomness import kept
 
 
 class Pair(nn.Module):
-    """A and B of one adapter."""
+    """The two matrices, A and B, of one adapter."""
 
     def __init__(self, rank: int, inputs: int, outputs: int, dtype: torch.dtype):
         super().__init__()
@@ -207,14 +207,14 @@ def adapted_heads(
     heads: int,
     parts: Sequence[str] = ("q", "k", "v"),
 ) -> Tensor:
-    """The same for `parts` which the output has in turn for each of the rank's `heads`: [S, B, O]."""
+    """Output of a map, `parts` in turn for each of the rank's `heads`, with what its adapters add: [S, B, O]."""
     if lora is None:
         return mixed_SBO
     return mixed_SBO + by_head(with_zeros(lora(x_SBI, samples), parts), heads)
 
 
 def adapted_halves(output_SBO: Tensor, lora: LoraLinear | None, x_SBI: Tensor, samples: Samples | None) -> Tensor:
-    """The same for a gated map, whose output is [gate; value] of this rank's inner features: [S, B, O]."""
+    """Output of a gated map, [gate; value] of this rank's inner features, with what its adapters add: [S, B, O]."""
     if lora is None:
         return output_SBO
     return output_SBO + one_after_another(with_zeros(lora(x_SBI, samples), place_of("mlp.lora_gated_fc1").parts))

@@ -33,7 +33,7 @@ def one_after_another(parts: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where adapters stand."""
+    """A linear map of a layer that can have adapters."""
 
     split: Split
     parts: tuple[str, ...]
@@ -44,7 +44,7 @@ class Place:
     """All parts [..., F] and the model's configuration -> the map's output [..., parts * F]."""
 
     def delta(self, products: Mapping[str, Tensor], network: Any) -> Tensor:
-        """What the adapters' products [F, inputs] add to the map's weight: [parts * F, inputs].
+        """Sum of the adapters' products [F, inputs], as added to the map's weight: [parts * F, inputs].
 
         Args:
             products: part -> B A; parts without an adapter are left out.
@@ -86,7 +86,7 @@ def place_of(place: str) -> Place:
 
 
 def places_beside(weight: str) -> list[tuple[str, str]]:
-    """Where one of a network's weights can have adapters.
+    """Places of the adapters that one of a network's weights can have.
 
     Args:
         weight: its name, such as `decoder.layers.3.cross_attention.kv.0.linear.weight`.

@@ -56,7 +56,7 @@ class Modulation(MegatronModule):
         self.lora: LoraLinear | None = None
 
     def forward(self, embedding_TBE: Tensor, samples: Samples | None = None) -> tuple[Tensor, ...]:
-        """[T, B, E] -> `vectors` tensors [T, B, K, D]."""
+        """Vectors of the modulation: [T, B, E] -> `vectors` tensors [T, B, K, D]."""
         flat, bias = self.linear(embedding_TBE)
         vectors_TBKVD = self._gathered(flat if bias is None else flat + bias).unflatten(
             -1, (self.kinds, self.vectors, -1)
@@ -89,7 +89,7 @@ class TableModulation(MegatronModule):
         mark_sequence_parallel(self, config)
 
     def forward(self, embedding_TBE: Tensor, samples: Samples | None = None) -> tuple[Tensor, ...]:
-        """[T, B, K * V * D] -> V tensors [T, B, K, D]."""
+        """This layer's vectors: [T, B, K * V * D] -> V tensors [T, B, K, D]."""
         return (embedding_TBE.unflatten(-1, self.table.shape) + self.table).unbind(dim=-2)
 
 

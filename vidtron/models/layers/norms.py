@@ -63,7 +63,7 @@ class AllHeadsRMSNorm(MegatronModule):
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
 
     def forward(self, x_SBNR: Tensor) -> Tensor:
-        """[S, B, N, R] -> the same, computed in fp32."""
+        """Normalise over all heads: [S, B, N, R] -> [S, B, N, R], computed in fp32."""
         wide = x_SBNR.float()
         squares_SBH = wide.square().sum(-1)
         if self.tp.size() > 1:

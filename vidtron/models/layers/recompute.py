@@ -82,7 +82,7 @@ class _Region:
         return self._outputs
 
     def release(self) -> None:
-        """Give everything back."""
+        """Give back all memory that the region holds."""
         self.inputs, self.detached, self._versions, self._outputs = (), [], [], ()
 
 

@@ -43,7 +43,7 @@ def norm_class(backend: Backend) -> Any:
 
 
 def with_eps(norm: Any, fixed_eps: float) -> type:
-    """`norm` with `fixed_eps` instead of the epsilon that mcore passes to every norm of a layer."""
+    """The class `norm` with `fixed_eps` instead of the epsilon that mcore passes to every norm of a layer."""
 
     class Norm:  # a class: mcore takes a function in a spec for the finished module (transformer/spec_utils.py)
         def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float) -> Any:

@@ -107,7 +107,7 @@ def transformer_config(
 
 
 def virtual_stages(run: RunConfig, num_layers: int) -> int | None:
-    """Model chunks on each pipeline rank; None without interleaving."""
+    """Number of model chunks on each pipeline rank; None without interleaving."""
     per_chunk = run.parallel.num_layers_per_virtual_pipeline_stage
     if per_chunk is None:
         return None

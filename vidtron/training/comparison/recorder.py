@@ -8,8 +8,8 @@ from megatron.core.dist_checkpointing.mapping import is_main_replica
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
-from vidtron.checkpoint.average_names import average_key
-from vidtron.checkpoint.averages import AveragedPart, sharded_averages
+from vidtron.checkpoint.ema import EmaPart, sharded_ema
+from vidtron.checkpoint.ema_names import ema_key
 from vidtron.checkpoint.state import sharded_state
 from vidtron.models.layers.chunk import TransformerChunk
 from vidtron.models.layers.conditioning import Conditioning
@@ -93,12 +93,12 @@ class Recorder(Observer):
         self._writer.write(Name(self._step, "states", key, sample), rows, offset, whole)
 
     def _write(self, step: int, kind: str, model: TrainedModel, parts: Any) -> None:
-        tensors = sharded_averages(
+        tensors = sharded_ema(
             {kind: list(parts(model))}, sharded_state(model.chunks, None, self._groups, is_loading=False)
         )
         for tensor in tensors[kind].values():
             self._writer.write(
-                Name(step, kind, tensor.key.removeprefix(average_key(kind, ""))),
+                Name(step, kind, tensor.key.removeprefix(ema_key(kind, ""))),
                 tensor.data,
                 tensor.global_offset,
                 tensor.global_shape,
@@ -106,18 +106,18 @@ class Recorder(Observer):
             )
 
 
-def _weights(model: TrainedModel) -> Iterator[AveragedPart]:
+def _weights(model: TrainedModel) -> Iterator[EmaPart]:
     """What this rank's optimizer keeps of the weights, fp32."""
     for master in masters(model.optimizer):
-        yield AveragedPart(master.weight, master.first, master.values, master.copy)
+        yield EmaPart(master.weight, master.first, master.values, master.copy)
 
 
-def _gradients(model: TrainedModel) -> Iterator[AveragedPart]:
+def _gradients(model: TrainedModel) -> Iterator[EmaPart]:
     """The gradients of the same elements, as DDP has reduced them; of a divided buffer only they are whole."""
     for master in masters(model.optimizer):
         gradient = master.weight.main_grad.detach().view(-1)  # type: ignore[attr-defined]
         own = gradient[master.first : master.first + master.values.numel()].float()
-        yield AveragedPart(master.weight, master.first, own, master.copy)
+        yield EmaPart(master.weight, master.first, own, master.copy)
 
 
 class _ChunkWatch:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from vidtron.checkpoint import folders
-from vidtron.checkpoint.averages import Averages
-from vidtron.checkpoint.engine import NO_AVERAGES, CheckpointError, load, load_average
+from vidtron.checkpoint.ema import EmaState
+from vidtron.checkpoint.engine import NO_EMA, CheckpointError, load, load_ema
 from vidtron.checkpoint.errors import UnreadableFileError
 from vidtron.checkpoint.folders import resolve_checkpoint
 from vidtron.checkpoint.formats import configuration_beside, detect_format, holds_weights_only, open_weights
@@ -95,11 +95,11 @@ def load_with_base(
     optimizer: Any | None,
     scheduler: Any | None,
     groups: Groups,
-    averages: Averages = NO_AVERAGES,
+    ema: EmaState = NO_EMA,
     *,
     moved_to: str | Path | None = None,
 ) -> dict[str, Any]:
-    """`load`; where the checkpoint holds adapters alone, the other weights come from their base.
+    """Load a checkpoint as `load` does; if it holds adapters alone, the other weights come from their base.
 
     Args:
         path: an `iter_*` folder.
@@ -107,21 +107,22 @@ def load_with_base(
         optimizer: None loads the weights only.
         scheduler: None leaves the schedule.
         groups: the run's process groups.
-        averages: as `load`.
+        ema: as for `load`.
         moved_to: where the base weights lie now, if not where the checkpoint says.
 
     Raises:
         CheckpointError: a checkpoint is not complete or not of this model, or the base weights are missing or others.
     """
     part = _load_base(path, chunks, groups, moved_to)
-    return load(Path(path), chunks, optimizer, scheduler, groups, averages, part)
+    return load(Path(path), chunks, optimizer, scheduler, groups, ema, part)
 
 
-def load_average_with_base(
+def load_ema_with_base(
     path: str | Path, chunks: Sequence[Any], average: str, groups: Groups, *, moved_to: str | Path | None = None
 ) -> dict[str, Any]:
-    """`load_average`, with the base weights where the checkpoint holds adapters alone. Raises CheckpointError."""
-    return load_average(Path(path), chunks, average, groups, _load_base(path, chunks, groups, moved_to))
+    """Load an average as `load_ema` does; if the checkpoint holds adapters alone, the other weights come from their
+    base. Raises CheckpointError."""
+    return load_ema(Path(path), chunks, average, groups, _load_base(path, chunks, groups, moved_to))
 
 
 def _load_base(path: str | Path, chunks: Sequence[Any], groups: Groups, moved_to: str | Path | None) -> Part:
@@ -144,7 +145,7 @@ def _load_base(path: str | Path, chunks: Sequence[Any], groups: Groups, moved_to
 
 
 def _load_base_weights(base: Path, path: Path, chunks: Sequence[Any], groups: Groups) -> None:
-    """All weights but the adapters', of a run or of SAT, diffusers or a conversion."""
+    """Load all weights but the adapters', of a run or of SAT, diffusers or a conversion."""
     if folders.is_complete(base) and not holds_weights_only(base):
         load(base, chunks, None, None, groups, part=is_base)
         return
@@ -249,7 +250,7 @@ def sum_of_bits(tensor: torch.Tensor) -> int:
 
 
 def refuse_other_weights(path: Path, source: str, now: Mapping[str, int], then: Mapping[str, int]) -> None:
-    """Raises CheckpointError: checksums of base weights are not those that the adapters at `path` were trained on."""
+    """Raise CheckpointError if checksums of base weights are not those that the adapters at `path` were trained on."""
     differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     if differing:
         shown = ", ".join(differing[:8]) + (", ..." if len(differing) > 8 else "")

@@ -17,14 +17,14 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, is_main_replica
 from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
 
-from vidtron.checkpoint.average_names import average_key
+from vidtron.checkpoint.ema_names import ema_key
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 """Offsets and extents."""
 
 
 @dataclass(frozen=True)
-class AveragedPart:
+class EmaPart:
     """The run of a weight's elements whose average a rank holds."""
 
     weight: torch.Tensor
@@ -38,7 +38,7 @@ class AveragedPart:
     the whole weight's average."""
 
 
-Averages = Mapping[str, Sequence[AveragedPart]]
+EmaState = Mapping[str, Sequence[EmaPart]]
 """Name of the average -> what of it this rank holds."""
 
 
@@ -66,11 +66,11 @@ def _in_row(row: int, first: int, stop: int, shape: tuple[int, ...]) -> Iterator
         yield (row, *offsets), (1, *extents)
 
 
-def sharded_averages(averages: Averages, models: Mapping[str, Any]) -> dict[str, dict[int, ShardedTensor]]:
+def sharded_ema(ema: EmaState, models: Mapping[str, Any]) -> dict[str, dict[int, ShardedTensor]]:
     """The averages as megatron-core's sharded tensors, to be written.
 
     Args:
-        averages: of this rank.
+        ema: averages that this rank holds.
         models: sharded state of the rank's model chunks.
     """
     weights = _sharded_weights(models)
@@ -78,24 +78,24 @@ def sharded_averages(averages: Averages, models: Mapping[str, Any]) -> dict[str,
         average: dict(
             enumerate(tensor for part in parts for tensor in _written(average, part, weights[id(part.weight)]))
         )
-        for average, parts in averages.items()
+        for average, parts in ema.items()
     }
 
 
-def requested_averages(averages: Averages, models: Mapping[str, Any]) -> dict[str, dict[int, list[ShardedTensor]]]:
+def requested_ema(ema: EmaState, models: Mapping[str, Any]) -> dict[str, dict[int, list[ShardedTensor]]]:
     """What to load for the averages: the pieces of whole weights, numbered as the parts are; memory is still to be
     given to them."""
     weights = _sharded_weights(models)
     return {
         average: {
-            number: [_averaged(average, piece, data=None) for _, piece in _pieces(weights[id(part.weight)])]
+            number: [_sharded(average, piece, data=None) for _, piece in _pieces(weights[id(part.weight)])]
             for number, part in enumerate(parts)
         }
-        for average, parts in averages.items()
+        for average, parts in ema.items()
     }
 
 
-def restore_average(loaded: Mapping[int, Sequence[torch.Tensor]], parts: Sequence[AveragedPart]) -> None:
+def restore_ema(loaded: Mapping[int, Sequence[torch.Tensor]], parts: Sequence[EmaPart]) -> None:
     """Put the loaded weights of one average into its parts."""
     for number, part in enumerate(parts):
         whole = torch.cat([piece.view(-1) for piece in loaded[number]])
@@ -119,12 +119,12 @@ def _pieces(weight: Any) -> Iterator[tuple[int, ShardedTensor]]:
         begin += math.prod(piece.local_shape)
 
 
-def _averaged(average: str, weight: ShardedTensor, data: torch.Tensor | None) -> ShardedTensor:
+def _sharded(average: str, weight: ShardedTensor, data: torch.Tensor | None) -> ShardedTensor:
     """An average's tensor in the place of the weight."""
-    return replace(weight, key=average_key(average, weight.key), data=data, dtype=torch.float32)
+    return replace(weight, key=ema_key(average, weight.key), data=data, dtype=torch.float32)
 
 
-def _written(average: str, part: AveragedPart, weight: Any) -> Iterator[ShardedTensor]:
+def _written(average: str, part: EmaPart, weight: Any) -> Iterator[ShardedTensor]:
     """What this rank writes of a weight's average, or would write if it were asked to."""
     for begin, piece in _pieces(weight):
         end = begin + math.prod(piece.local_shape)
@@ -134,14 +134,14 @@ def _written(average: str, part: AveragedPart, weight: Any) -> Iterator[ShardedT
             yield from _written_piece(average, replace(part, first=first - begin, values=values), piece)
 
 
-def _written_piece(average: str, part: AveragedPart, weight: ShardedTensor) -> Iterator[ShardedTensor]:
+def _written_piece(average: str, part: EmaPart, weight: ShardedTensor) -> Iterator[ShardedTensor]:
     if part.copy is None:
-        yield _averaged(average, weight, part.values.view(weight.local_shape))
+        yield _sharded(average, weight, part.values.view(weight.local_shape))
         return
     replica = (*weight.replica_id[:2], part.copy)
     if not is_main_replica(replica):
         return  # another rank's boxes may begin at the same place and end elsewhere
-    whole = _averaged(average, weight, None)
+    whole = _sharded(average, weight, None)
     begin, prepended = 0, whole.prepend_axis_num
     for offsets, extents in boxes(part.first, part.first + part.values.numel(), whole.local_shape):
         end = begin + math.prod(extents)
@@ -157,7 +157,7 @@ def _written_piece(average: str, part: AveragedPart, weight: ShardedTensor) -> I
         begin = end
 
 
-def take_average(models: Mapping[str, Any], average: str, stored: Collection[str]) -> None:
+def take_ema(models: Mapping[str, Any], average: str, stored: Collection[str]) -> None:
     """Let the sharded state of model chunks be loaded from an average, where a weight has one.
 
     Args:
@@ -167,6 +167,6 @@ def take_average(models: Mapping[str, Any], average: str, stored: Collection[str
     """
     tensors, _ = extract_sharded_tensors_and_factories(dict(models))
     for tensor in nested_values(tensors):
-        key = average_key(average, tensor.key)
+        key = ema_key(average, tensor.key)
         if key in stored:
             tensor.key = key

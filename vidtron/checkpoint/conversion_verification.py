@@ -36,8 +36,8 @@ _FPS = 8.0
 
 
 @dataclass
-class Verification:
-    """What was compared."""
+class ConversionVerification:
+    """Result of comparing written weights with their source, and networks with both."""
 
     lines: list[str] = field(default_factory=list)
     differences: dict[str, float] = field(default_factory=dict)
@@ -60,12 +60,12 @@ class Verification:
             raise ConversionError(f"--verify: {self.lines[-1]}")
 
 
-def verify(
+def verified(
     source: WeightSource,
     written: WeightSource,
     specs: Mapping[str, TensorSpec],
     progress: Callable[[list[str]], Iterable[str]],
-) -> Verification:
+) -> ConversionVerification:
     """Compare what was written with what it was made of.
 
     Every tensor is converted back to the source's format; then vidtron's network (with merged adapters also beside the
@@ -81,7 +81,7 @@ def verify(
     Raises:
         ConversionError: there is a difference; the message names tensors that differ.
     """
-    result = Verification()
+    result = ConversionVerification()
     _compare_bits(source, written, specs, progress)
     changed = any(source.dtype(name) != spec.dtype for name, spec in specs.items())
     result.lines.append(
@@ -104,7 +104,7 @@ def verify(
 
 
 def _compare_peer(
-    foreign: WeightSource, sides: tuple[WeightSource, WeightSource], inputs: ModelInput, result: Verification
+    foreign: WeightSource, sides: tuple[WeightSource, WeightSource], inputs: ModelInput, result: ConversionVerification
 ) -> None:
     """Run the network of the package that one side's format is for, and ours with that format's settings."""
     model = foreign.foreign
@@ -144,7 +144,7 @@ def _compare_bits(
         )
 
 
-def _compare_merging(source: MergedSource, inputs: ModelInput, merged: Tensor, result: Verification) -> None:
+def _compare_merging(source: MergedSource, inputs: ModelInput, merged: Tensor, result: ConversionVerification) -> None:
     """Run the network with the adapters beside its weights."""
     name = "vidtron's network, adapters merged and beside the weights"
     adaptation = flags_of(source.adapters, source.family, source.network)

@@ -4,8 +4,8 @@ import random
 import pytest
 import torch
 
-from vidtron.checkpoint.average_names import average_key, average_of_key
-from vidtron.checkpoint.averages import boxes
+from vidtron.checkpoint.ema import boxes
+from vidtron.checkpoint.ema_names import ema_key, ema_of_key
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 3, 4), (4, 1, 3), (1, 5), (2, 2, 2, 3)])
@@ -33,9 +33,9 @@ def test_boxes_are_few():
 @pytest.mark.parametrize("average", ["0.9999", "0.5", "1e-05", "power_0.05", "power_0.1"])
 @pytest.mark.parametrize("weight", ["embedding.proj.weight", "decoder.layers.7.mlp.bias", "e1.w", "_x"])
 def test_names(average, weight):
-    assert average_of_key(average_key(average, weight)) == average
+    assert ema_of_key(ema_key(average, weight)) == average
 
 
 @pytest.mark.parametrize("key", ["decoder.layers.0.bias", "optimizer.state.exp_avg.ema.w", "ema.weight", "emap.0.9.w"])
 def test_other_tensors_are_no_averages(key):
-    assert average_of_key(key) is None
+    assert ema_of_key(key) is None

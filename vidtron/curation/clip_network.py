@@ -18,7 +18,7 @@ from vidtron.curation.table import CurationError
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class Clip:
+class ClipNetwork:
     """A CLIP model of a local folder, frozen."""
 
     def __init__(self, folder: Path, device: torch.device, text: bool = False) -> None:
@@ -35,7 +35,7 @@ class Clip:
         self._mean, self._std = _normalisation(folder)
 
     def image_features(self, frames: list[np.ndarray]) -> Tensor:
-        """[B, C] of length 1."""
+        """Features of images, each of length 1: [B, C]."""
         pixels = torch.stack([self._pixels(frame) for frame in frames]).to(self.device)
         output = self._model.get_image_features(pixel_values=pixels)
         return torch.nn.functional.normalize(_tensor(output).float(), dim=-1)
