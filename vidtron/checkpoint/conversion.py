@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vidtron.checkpoint import verification
+from vidtron.checkpoint import conversion_verification
 from vidtron.checkpoint.conversion_verification import ConversionVerification
 from vidtron.checkpoint.finiteness import NotFinite, refuse_overflow
 from vidtron.checkpoint.formats import WeightFormat, format_named, open_weights
@@ -166,7 +166,7 @@ def convert(
         _read_back(folder, save, format, content)
         if verify:
             written = open_weights(folder, save_format, model=model)
-            result.verification = verification.verify(source, written, specs, progress)
+            result.verification = conversion_verification.verify(source, written, specs, progress)
     return result
 
 
