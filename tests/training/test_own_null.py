@@ -1,12 +1,12 @@
 """Captions that a network replaces by itself: they stay, with their mask, and it is told which they are."""
 
 import torch
-from tests.training.test_samples import CPU, LATENTS, CountingAutoencoder, LengthText, clip
 
 from tests.training.small import small_run
+from tests.training.test_sample_maker import CPU, LATENTS, CountingAutoencoder, LengthText, clip
 from vidtron.config.text import TextSpec
 from vidtron.models.inputs import VIDEO, SampleSpec
-from vidtron.training.samples import SampleMaker
+from vidtron.training.sample_maker import SampleMaker
 
 
 def maker(spec, **flags):

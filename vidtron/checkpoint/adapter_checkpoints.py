@@ -36,7 +36,7 @@ def is_base(name: str) -> bool:
 
 
 def base_of(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint of adapters alone records of its base; None for any other checkpoint.
+    """Record of the base in a checkpoint of adapters alone; None for any other checkpoint.
 
     Raises:
         UnreadableFileError: the record is damaged.
@@ -61,7 +61,7 @@ def base_folder(path: Path, moved_to: Path | None) -> Path | None:
 
 
 def base_errors(path: str | Path, moved_to: str | Path | None) -> list[str]:
-    """What keeps the base weights of the checkpoint at `path` from being found.
+    """Reasons why the base weights of the checkpoint at `path` cannot be found; one message each.
 
     Args:
         path: an `iter_*` folder.
@@ -155,7 +155,7 @@ def _load_base_weights(base: Path, path: Path, chunks: Sequence[Any], groups: Gr
 
 
 def record_base(path: Path | None, moved_to: Path | None, chunks: Sequence[Any], groups: Groups) -> dict[str, Any]:
-    """What checkpoints of adapters alone keep, as plain state, of the weights that this run does not change.
+    """Plain state that checkpoints of adapters alone keep about the weights that this run does not change.
 
     Args:
         path: the checkpoint or weights the run started or went on from; None: its weights are the initial ones.

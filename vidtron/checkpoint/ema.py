@@ -83,7 +83,7 @@ def sharded_ema(ema: EmaState, models: Mapping[str, Any]) -> dict[str, dict[int,
 
 
 def requested_ema(ema: EmaState, models: Mapping[str, Any]) -> dict[str, dict[int, list[ShardedTensor]]]:
-    """What to load for the averages: the pieces of whole weights, numbered as the parts are; memory is still to be
+    """Requests for loading averages: the pieces of whole weights, numbered as the parts are; memory is still to be
     given to them."""
     weights = _sharded_weights(models)
     return {

@@ -41,7 +41,7 @@ _EXTRA_STATE = "._extra_state"
 
 
 def load_part(folder: Path, key: str, place: _StorageInfo) -> Any:
-    """What lies at one place of a data file: a tensor, or an object of plain values and tensors.
+    """Load the object at one place of a data file: a tensor, or an object of plain values and tensors.
 
     Args:
         folder: of the checkpoint.

@@ -124,7 +124,7 @@ class TransformersTextEncoder(ABC):
     @classmethod
     @abstractmethod
     def output_of(cls, config: Mapping[str, Any]) -> TextOutput:
-        """What a config.json tells that it gives. Raises KeyError, TypeError or ValueError where it does not tell."""
+        """Output by config.json. Raises KeyError, TypeError or ValueError where it does not state it."""
 
     @abstractmethod
     def _encode(self, model: Any, tokens_BL: Tensor, mask_BL: Tensor) -> EncodedText:

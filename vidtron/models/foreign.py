@@ -152,7 +152,7 @@ class SatCheckpoint(ForeignModel[NetworkT]):
 
     @abstractmethod
     def parameters(self, content: Any) -> dict[str, Any]:
-        """What upstream's YAML or a model_config.json, as read, says of the network; empty if it says nothing.
+        """Network parameters in upstream's YAML or model_config.json, as read; empty if there are none.
 
         Raises:
             ValueError: values are of another type or out of range; all of them are named.

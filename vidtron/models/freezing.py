@@ -28,7 +28,7 @@ def check(family: Family, run: RunConfig) -> list[str]:
 
 
 def errors(names: Sequence[str], adaptation: AdaptationConfig) -> list[str]:
-    """What is wrong with `--freeze`, `--train-only` and `--save-lora-only` for a model with parameters `names`."""
+    """Errors in `--freeze`, `--train-only` and `--save-lora-only` for a model with parameters `names`."""
     found = []
     for flag, patterns in (("freeze", adaptation.freeze), ("train-only", adaptation.train_only)):
         for pattern in patterns:

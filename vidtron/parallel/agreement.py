@@ -45,7 +45,7 @@ def broadcast_object(value: Any, owner: int, groups: Groups, group: ProcessGroup
 
 
 def on_first_rank(action: Callable[[], T], groups: Groups) -> T:
-    """What the action returns on rank 0, which alone does it; all ranks call this together.
+    """Run an action on rank 0 alone, and give its result to all ranks, which call this together.
 
     Raises:
         StorageError: it could not write, on all ranks.

@@ -29,7 +29,7 @@ class ConversionError(ValueError):
 
 @dataclass
 class Extras:
-    """What a SAT file holds besides the network's weights, kept so that it can be written as it was.
+    """Content of a SAT file besides the network's weights, kept so that it can be written as it was.
 
     Position tables are made again when a SAT file is written; what would come out otherwise is kept.
     """

@@ -92,7 +92,7 @@ def sat_models() -> list[SatCheckpoint]:
 
 
 def read_parameters(path: Path, folder: Path) -> dict[str, Any]:
-    """What upstream's YAML files or a model_config.json in the checkpoint's folders say about the network.
+    """Network parameters in upstream's YAML files or a model_config.json in the checkpoint's folders.
 
     Raises:
         ConversionError: one is damaged, or says what no network has.

@@ -40,7 +40,7 @@ _FIELD_LIMITS: dict[str, Limit] = {
 
 
 def sat_parameters(content: Any) -> dict[str, Any]:
-    """What upstream's YAML or a model_config.json, as read, says about the network; empty if it says nothing.
+    """Network parameters in upstream's YAML or model_config.json, as read; empty if there are none.
 
     The values are fields of CogVideoXConfig, `sample`, and `lora_alpha` where it is given.
 
