@@ -15,6 +15,7 @@ from vidtron.config.errors import ConfigurationError, collect_errors, refuse
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
 from vidtron.models import registry
+from vidtron.models.lora_targets import chosen
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,22 @@ def test_presets_of_the_registry(name: str, tmp_path: Path):
     file = tmp_path / "config.yaml"
     file.write_text(cli.dump(config))
     assert cli.load(file, registry.preset, registry.preset_names()) == config
+
+
+def test_the_configuration_of_an_earlier_version_is_the_same_run():
+    """`earlier_run.yaml` was written before `--lora-target-modules` could be unset and `--posterior` be chosen."""
+    earlier = cli.load(Path(__file__).with_name("earlier_run.yaml"), registry.preset, registry.preset_names())
+    flags_of_it = (
+        "--model cogvideox-tiny --data-path SHARDS --save RUN --latent-cache CACHE --train-iters 4 "
+        "--global-batch-size 4 --tensor-model-parallel-size 2 --sequence-parallel --lora-rank 4 --lora-dropout 0.1 "
+        "--ema-decay 0.9 --frame-masks identity 0.5 image_head 0.5 --loss-weighting min-snr "
+        "--predicted-variance learned"
+    )
+    now = cli.parse(flags_of_it.split(), registry.preset, registry.preset_names())
+    targets = registry.family_of(now.model).lora_targets
+    assert chosen(targets, earlier.adaptation.lora_target_modules) == chosen(targets, None)
+    earlier.adaptation.lora_target_modules = now.adaptation.lora_target_modules
+    assert earlier == now
 
 
 def test_sections_are_documented_and_typed():

@@ -134,6 +134,30 @@ def test_the_log_says_what_the_cache_holds(shards, tmp_path, capsys) -> None:
         assert f"latent cache: {entries} encoded clips in {tmp_path}" in capsys.readouterr().out
 
 
+def test_caches_say_what_they_were_made_with_as_ever(shards, tmp_path) -> None:
+    """Another name or fingerprint of the same thing would refuse all caches there are."""
+    train(small_run(shards, train_iters=1, encode_ahead=0, latent_cache=tmp_path))
+    header = json.loads((tmp_path / "cache.json").read_text())
+    del header["made_with"]["--data-path (the shards)"]  # the test's clips are other bytes with another encoder
+    assert header == {
+        "format": "vidtron-latents",
+        "version": 1,
+        "made_with": {
+            "--vae-path (and --vae-tiling)": "space-time-transform-d9d99925e1895785",
+            "--posterior": "sample",
+            "--text-encoder-path": "hashed-tokens-16x6-v1",
+            "--bf16 (dtype of the encoders)": "float32",
+            "--scale-factor": "1.0",
+            "--num-frames, --height, --width or --bucket-config": "9 x 32 x 48",
+            "--fps": "unset",
+            "--frame-interval": "1",
+            "--short-clip": "pad",
+            "--clip-window": "centre",
+            "--model (first frames of image-to-video)": "not kept",
+        },
+    }
+
+
 def test_evaluations_leave_the_cache_alone(shards, tmp_path) -> None:
     held_out = write_shards(tmp_path / "valid", clips=2, first_seed=50)
     flags = {"eval_interval": 1, "eval_iters": 1, "valid_data_path": [str(held_out)]}
