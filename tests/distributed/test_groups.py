@@ -10,7 +10,6 @@ from tests.distributed.rank_pool import RankPool
 from tests.distributed.toy import Layout
 from vidtron.config.world import World
 from vidtron.parallel import (
-    all_ranks,
     any_rank,
     barrier,
     broadcast_object,
@@ -39,7 +38,6 @@ def describe(rank: int, layout: Layout) -> dict[str, Any]:
             "tensor": tensor.tolist(),
             "object": value["from"],
             "any": any_rank(rank == 1, groups),
-            "all": all_ranks(rank == 1, groups),
             "expected_size": model_parallel_size(config),
         }
 
@@ -69,4 +67,3 @@ def test_replicas(pool: RankPool, layout: Layout, replicas: list[list[int]]) -> 
         assert answer["tensor"] == [replica[-1]] * 2
         assert answer["object"] == replica[-1]
         assert answer["any"] is True
-        assert answer["all"] is False
