@@ -15,6 +15,10 @@ from vidtron.parallel import PatientBarrier, barrier, initialized
 TIMEOUT_SECONDS = 10  # must last for connecting on a busy machine
 
 
+def be_there(rank: int) -> None:
+    """Job: a rank process that has just been started has imported everything when it answers."""
+
+
 def meet(rank: int, timed_out: Path) -> str:
     """Job: rank 1 comes when two barriers of the run's time-out, one after the other, have failed on rank 0.
 
@@ -54,4 +58,5 @@ def meet(rank: int, timed_out: Path) -> str:
 
 @pytest.mark.slow
 def test_a_rank_may_be_late(pool, tmp_path):
+    pool.run(be_there, 2)
     assert pool.run(meet, 2, tmp_path / "timed-out") == ["met", "came"]
