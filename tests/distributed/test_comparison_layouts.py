@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.layouts import LAYOUTS, Layout, small_run
+from tests.training.test_stdit import tiny_run
 from vidtron import training
 from vidtron.config.run import RunConfig
 from vidtron.config.world import World
@@ -52,3 +53,16 @@ def test_recordings_agree(pool, shards, tmp_path, case):
             assert comparison.largest["hidden states"] > 0
         assert comparison.tensors >= len(reference.entries) - STEPS * len(comparison.not_judged)
         assert len(comparison.not_judged) < len(trained)
+
+
+def test_recordings_of_tokens_in_another_order(pool, shards, tmp_path):
+    """STDiT's ranks have frames of all places: as many tokens as they would have of one sequence, and others."""
+    recordings = []
+    for name, flags in (("one", {}), ("two", {"context_parallel_size": 2})):
+        clip = {"num_frames": 4, "height": 32, "width": 64}
+        run = tiny_run("stdit2-tiny", shards, None, **clip, **flags)
+        assert set(pool.run(record, len(recordings) + 1, run, tmp_path / name)) == {"observer"}
+        recordings.append(Recording(tmp_path / name))
+    assert {n.key for n in recordings[0].entries if n.kind == "states"} >= {EMBEDDED, "decoder.layers.1"}
+    comparison = Comparison(*recordings, FP32)
+    assert comparison.first is None, told(comparison)

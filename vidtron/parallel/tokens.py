@@ -8,7 +8,7 @@ Shape letters: S tokens on this rank, B micro-batch, D features.
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Protocol, Self
 
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
@@ -41,6 +41,30 @@ def padded_sequence(run: RunConfig, tokens: int) -> int:
         fp8=run.precision.fp8_format is not None,
     )
     return padded_length(tokens, multiple)
+
+
+class Box(NamedTuple):
+    """A rank's real tokens, as a box of all tokens of a sample."""
+
+    values: Tensor
+    """[..., D]: one dimension for each axis along which tokens are split."""
+    offset: tuple[int, ...]
+    """Where it begins, D included."""
+    whole: tuple[int, ...]
+    """Shape of all tokens."""
+
+
+class TokenLayout(Protocol):
+    """Which of a sample's tokens a rank holds between the attentions, and in which order."""
+
+    @property
+    def sp_size(self) -> int:
+        """Ranks of sequence parallelism; 1: all ranks of a TP group hold the same tokens."""
+        ...
+
+    def box(self, x_LD: Tensor) -> Box:
+        """The real ones of this rank's tokens."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +123,11 @@ class TokenSplit:
         """The part of rows [start, stop) of the whole sequence that this rank holds; two equal numbers where none."""
         first = min(max(start, self.start), stop)
         return first, max(first, min(stop, self.stop))
+
+    def box(self, x_LD: Tensor) -> Box:
+        """The real ones of this rank's tokens, rows of the sequence."""
+        first, stop = self.rows_of(0, self.tokens)
+        return Box(x_LD[: stop - first], (first, 0), (self.tokens, x_LD.shape[-1]))
 
 
 def gather_sequence(x_SBD: Tensor, split: TokenSplit, *, tp: ProcessGroup, cp: ProcessGroup) -> Tensor:

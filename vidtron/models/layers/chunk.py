@@ -11,9 +11,10 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor
 
 from vidtron.models.layers.block import ConditionedTransformerBlock
+from vidtron.models.layers.conditioning import Conditioning
 from vidtron.models.layers.embeddings import mark_replicated_over_stages
 from vidtron.parallel import Groups
-from vidtron.parallel.tokens import TokenSplit
+from vidtron.parallel.tokens import TokenLayout, TokenSplit
 
 
 class TransformerChunk(MegatronModule):
@@ -72,6 +73,10 @@ class TransformerChunk(MegatronModule):
             sequence_parallel=self.config.sequence_parallel,
             fp8=bool(self.config.fp8),
         )
+
+    def token_layout(self, conditioning: Conditioning) -> TokenLayout:
+        """Which tokens the layers' hidden states are: a part of one sequence, where a family has no other order."""
+        return self.split_of(conditioning.tokens)
 
     def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
         """Hidden states from the previous stage, as mcore's schedules hand them over."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from vidtron.models.layers.attention import VideoSelfAttention
 from vidtron.models.layers.conditioning import Conditioning, Rotary
 from vidtron.models.layers.rotary import rotate
-from vidtron.models.stdit.axes import AxisSplit
+from vidtron.parallel.axes import AxisSplit
 from vidtron.parallel.context_parallel import heads_for_tokens, tokens_for_heads
 
 

@@ -19,12 +19,12 @@ from vidtron.models.layers.checkpoint_rules import Row
 from vidtron.models.layers.specs import choose_backend
 from vidtron.models.layers.transformer_config import transformer_config
 from vidtron.models.preset import closest_preset
-from vidtron.models.stdit.axes import choose_axis, padded_grid
 from vidtron.models.stdit.checkpoint_names import our_rows, sizes
 from vidtron.models.stdit.config import PRESETS, SPATIAL_RATIO, STDiTConfig
 from vidtron.models.stdit.flops import forward_flops
 from vidtron.models.stdit.model import STDiT
 from vidtron.parallel import Groups
+from vidtron.parallel.axes import choose_axis, padded_grid
 from vidtron.parallel.tokens import sequence_multiple
 
 NORM_EPS = 1e-6

@@ -5,7 +5,6 @@ Shape letters: S tokens of this rank, B micro-batch, D hidden width.
 
 from typing import Any
 
-import torch.nn.functional as F
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
@@ -21,16 +20,11 @@ from vidtron.models.stdit.attention import AxesConditioning, SpatialAttention, T
 from vidtron.models.stdit.config import STDiTConfig
 
 
-class PlainLayerNorm(nn.Module):
-    """Layer norm without weights."""
+class PlainLayerNorm(nn.LayerNorm):
+    """Torch's layer norm without weights, as megatron-core builds norms."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6):
-        super().__init__()
-        self.shape, self.eps = (hidden_size,), eps
-
-    def forward(self, x_SBD: Tensor) -> Tensor:
-        """[S, B, D] -> the same."""
-        return F.layer_norm(x_SBD, self.shape, eps=self.eps)
+        super().__init__(hidden_size, eps=eps, elementwise_affine=False)
 
 
 class FrameModulatedLayer(ModulatedLayer):

@@ -15,19 +15,19 @@ from vidtron.config.run import RunConfig
 from vidtron.models.inputs import ModelInput
 from vidtron.models.layers import initialization as init
 from vidtron.models.layers.chunk import TransformerChunk
-from vidtron.models.layers.conditioning import Context, Rotary
+from vidtron.models.layers.conditioning import Conditioning, Context, Rotary
 from vidtron.models.layers.frame_times import FrameTimes
 from vidtron.models.layers.modulation import TableModulation, shared_vectors
 from vidtron.models.layers.norms import mark_sequence_parallel
 from vidtron.models.layers.rotary import axis_angles, rotary_table
 from vidtron.models.layers.specs import Backend
 from vidtron.models.stdit.attention import AxesConditioning
-from vidtron.models.stdit.axes import AxisSplit
 from vidtron.models.stdit.checkpoint_names import initial_rules
 from vidtron.models.stdit.config import STDiTConfig
 from vidtron.models.stdit.embeddings import TextProjection, TimeVectors, patchify, positions, unpatchify
 from vidtron.models.stdit.layers import PlainLayerNorm, layer_spec, modulate_frames
 from vidtron.parallel import Groups, named_generator
+from vidtron.parallel.axes import AxisSplit
 from vidtron.parallel.tokens import sequence_multiple
 
 
@@ -102,6 +102,11 @@ class STDiT(TransformerChunk):
         patches_LBP = self.proj(modulate_frames(hidden_LBD, shift, scale, conditioning))
         patches_TSBP = axes.gather(patches_LBP, tp=self.groups.tp, cp=self.groups.cp)
         return unpatchify(patches_TSBP, H, W, network.patch_size).float()
+
+    def token_layout(self, conditioning: Conditioning) -> AxisSplit:
+        """The tokens are ordered by place and frame."""
+        assert isinstance(conditioning, AxesConditioning)
+        return conditioning.split
 
     def _axes(self, frames: int, spaces: int) -> AxisSplit:
         tp, parallel = self.groups.tp, self.config.sequence_parallel

@@ -15,10 +15,11 @@ from vidtron.models.layers.chunk import TransformerChunk
 from vidtron.models.layers.conditioning import Conditioning
 from vidtron.models.layers.initialization import global_names
 from vidtron.parallel import Groups
+from vidtron.parallel.tokens import Box
 from vidtron.training.assembly import TrainedModel
 from vidtron.training.comparison.recording import Name, Writer
-from vidtron.training.ema import masters
 from vidtron.training.observation import Observer
+from vidtron.training.optimizer import masters
 from vidtron.training.step_report import StepReport
 
 EMBEDDED = "tokens that enter the layers"
@@ -26,8 +27,8 @@ EMBEDDED = "tokens that enter the layers"
 OUTPUT = "output of the network"
 STOPPED = "observer"
 
-WriteState = Callable[[str, int, Tensor, int, tuple[int, ...]], None]
-"""(key, sample, rows, number of the first row, shape of the whole)."""
+WriteState = Callable[[str, int, Box], None]
+"""(key, sample, the part of it that this rank has)."""
 
 
 class Recorder(Observer):
@@ -87,10 +88,8 @@ class Recorder(Observer):
             watch.end()
         return STOPPED
 
-    def _write_state(self, key: str, sample: int, rows: Tensor, first: int, whole: tuple[int, ...]) -> None:
-        """Rows of a sample's hidden states, from row `first` of them on."""
-        offset = (first, *[0] * (rows.dim() - 1))
-        self._writer.write(Name(self._step, "states", key, sample), rows, offset, whole)
+    def _write_state(self, key: str, sample: int, part: Box) -> None:
+        self._writer.write(Name(self._step, "states", key, sample), part.values, part.offset, part.whole)
 
     def _write(self, step: int, kind: str, model: TrainedModel, parts: Any) -> None:
         tensors = sharded_ema(
@@ -182,7 +181,8 @@ class _ChunkWatch:
             copy = self._groups.tp.rank() + self._groups.cp.rank()
             for index, sample in enumerate(self._samples or ()):
                 if chunk.post_process and copy == 0:
-                    write(OUTPUT, sample, output[index], 0, tuple(output[index].shape))
+                    whole = output[index]
+                    write(OUTPUT, sample, Box(whole, (0,) * whole.dim(), tuple(whole.shape)))
             self._samples = None
 
         def enter(layer: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
@@ -195,13 +195,11 @@ class _ChunkWatch:
             conditioning = next((a for a in (*arguments, *named.values()) if isinstance(a, Conditioning)), None)
             if self._samples is None or conditioning is None:
                 return
-            split = chunk.split_of(conditioning.tokens)
-            if len(hidden_SBD) != split.length or (split.sp_size == 1 and self._groups.tp.rank()):
-                return  # other axes than the sequence, which have no common form; or a copy
-            first, stop = split.rows_of(0, split.tokens)  # padding depends on the layout
+            layout = chunk.token_layout(conditioning)
+            if layout.sp_size == 1 and self._groups.tp.rank():
+                return  # a copy
             for index, sample in enumerate(self._samples):
-                rows = hidden_SBD[: stop - first, index]
-                write(key, sample, rows, first, (split.tokens, hidden_SBD.shape[2]))
+                write(key, sample, layout.box(hidden_SBD[:, index]))  # without padding, which depends on the layout
 
         self._handles += [
             chunk.register_forward_pre_hook(begin, with_kwargs=True),

@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel.mappings import all_to_all
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from vidtron.parallel.tokens import padded_length
+from vidtron.parallel.tokens import Box, padded_length
 
 Axis = Literal["frames", "space"]
 
@@ -170,6 +170,12 @@ class AxisSplit:
     def by_token(x_tsBD: Tensor) -> Tensor:
         """Undo `by_frame`."""
         return x_tsBD.transpose(0, 1).flatten(0, 1)
+
+    def box(self, x_LD: Tensor) -> Box:
+        """The real ones of this rank's tokens, frames by places."""
+        first = min(self.first_frame, self.frames), min(self.first_space, self.spaces)
+        x_tsD = self.by_frame(x_LD)[: self.frames - first[0], : self.spaces - first[1]]
+        return Box(x_tsD, (*first, 0), (self.frames, self.spaces, x_LD.shape[-1]))
 
     def fetch_frames(self, x_LBD: Tensor, cp: ProcessGroup) -> Tensor:
         """All frames of a part of this rank's space for its frames of all of it: [s t, B, D] -> [s / cp T, B, D].

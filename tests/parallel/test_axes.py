@@ -11,7 +11,7 @@ import torch
 from vidtron.config.data import ClipSize
 from vidtron.config.run import RunConfig
 from vidtron.models.registry import family_of, preset
-from vidtron.models.stdit.axes import AxisSplit, choose_axis, padded_grid
+from vidtron.parallel.axes import AxisSplit, choose_axis, padded_grid
 from vidtron.parallel.tokens import sequence_multiple
 
 
@@ -58,6 +58,13 @@ def test_every_token_stands_on_one_rank(frames, spaces, cp, sp):
     assert tokens == numbers.flatten().tolist()
     whole = math.prod(padded_grid(parts[0].axis, frames, spaces, cp=cp, multiple=sp))
     assert sum(part.length for part in parts) == whole
+    joined = torch.zeros(frames, spaces, 1)
+    for x, part in zip(held, parts, strict=True):
+        box = part.box(x.flatten(0, 1)[:, 0])
+        assert box.whole == joined.shape
+        place = tuple(slice(first, first + size) for first, size in zip(box.offset, box.values.shape, strict=True))
+        joined[place] += box.values
+    assert torch.equal(joined, numbers[..., 0])
     for x, part in zip(held, parts, strict=True):
         if sp == 1:  # what attention sees of this rank: no padding, or one row of it where there is nothing else
             seen = x[: part.real_spaces, : part.real_frames]
