@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from tests.distributed import rank_pool
 from tests.distributed.rank_pool import RankFailure, RankPool
 
 
@@ -53,6 +54,15 @@ def test_arguments_and_results(pool: RankPool) -> None:
 
 def test_processes_stay(pool: RankPool) -> None:
     assert pool.run(process_number, 2) == pool.run(process_number, 2)
+
+
+def test_processes_with_many_threads_are_replaced(monkeypatch) -> None:
+    own = RankPool()
+    first = own.run(process_number, 1)
+    monkeypatch.setattr(rank_pool, "MOST_THREADS", 0)
+    second = own.run(process_number, 1)
+    own.close()
+    assert first != second
 
 
 def test_failure_names_rank_and_reason(pool: RankPool) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Family(Protocol[NetworkT_contra]):
     """Builds the networks of one kind and answers for them. `size` is that of a clip; None: the run's one size.
 
-    A family may derive from it; it then has the values that stand here.
+    A family derives from it, and has what stands here with a value or a body unless it says otherwise.
     """
 
     foreign: Mapping[str, ForeignModel] = MappingProxyType({})
@@ -105,11 +105,11 @@ class Family(Protocol[NetworkT_contra]):
 
     def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
         """Accepted numbers of frames: `num_frames` alone if it is one, else the nearest below and above."""
-        ...
+        return self.geometry(run).nearest_frames(num_frames)
 
     def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
-        """Why the network under its layout cannot be trained on a size of whole patches."""
-        ...
+        """Why the network under its layout cannot be trained on a size of whole patches; by default it can."""
+        return []
 
     def output_channels(self, run: RunConfig) -> int:
         """Number of channels of the network's output, for each latent pixel of the video."""
@@ -117,7 +117,7 @@ class Family(Protocol[NetworkT_contra]):
 
     def temporal_patch(self, network: NetworkT_contra) -> int:
         """Number of latent frames in one token."""
-        ...
+        return 1
 
     def closest_preset(self, network: NetworkT_contra) -> str:
         """The preset that a network which was read from files is called by; it may differ."""

@@ -224,6 +224,10 @@ class Walk(NamedTuple):
     edit: FrameEdit | None
     progress: Progress
 
+    def by(self, sampler: Callable[..., Tensor], **more: Any) -> Tensor:
+        """Walk by a sampler; `more` is what it takes besides what all take."""
+        return sampler(self.denoise, self.noise, self.levels, progress=self.progress, **more)
+
 
 @dataclass(frozen=True)
 class Sampler(Choice[Callable[["SamplerConfig", Walk], "Tensor"]]):
@@ -237,52 +241,28 @@ SAMPLERS: Table[Sampler] = Table(
     "sampler",
     {
         "ddim": Sampler(
-            lambda config, walk: diffusion.samplers.ddim(
-                walk.denoise,
-                walk.noise,
-                walk.levels,
-                eta=config.sampler_eta,
-                draw=walk.draw,
-                edit=walk.edit,
-                progress=walk.progress,
+            lambda config, walk: walk.by(
+                diffusion.samplers.ddim, eta=config.sampler_eta, draw=walk.draw, edit=walk.edit
             ),
             "first order, for every schedule",
             keeps_frames=True,
         ),
         "dpmpp-2m": Sampler(
-            lambda config, walk: diffusion.samplers.dpmpp_2m(
-                walk.denoise, walk.noise, walk.levels, progress=walk.progress
-            ),
-            "DPM-Solver++ of the probability flow",
+            lambda config, walk: walk.by(diffusion.samplers.dpmpp_2m), "DPM-Solver++ of the probability flow"
         ),
         "dpmpp-2m-sde": Sampler(
-            lambda config, walk: diffusion.samplers.dpmpp_2m(
-                walk.denoise, walk.noise, walk.levels, stochastic=True, draw=walk.draw, progress=walk.progress
-            ),
+            lambda config, walk: walk.by(diffusion.samplers.dpmpp_2m, stochastic=True, draw=walk.draw),
             "the same of the SDE (CogVideoX's)",
         ),
         "euler": Sampler(
-            lambda config, walk: diffusion.samplers.euler(
-                walk.denoise, walk.noise, walk.levels, edit=walk.edit, progress=walk.progress
-            ),
+            lambda config, walk: walk.by(diffusion.samplers.euler, edit=walk.edit),
             "first order, for flow and edm",
             keeps_frames=True,
         ),
-        "heun": Sampler(
-            lambda config, walk: diffusion.samplers.heun(
-                walk.denoise, walk.noise, walk.levels, progress=walk.progress
-            ),
-            "second order, for flow and edm",
-        ),
+        "heun": Sampler(lambda config, walk: walk.by(diffusion.samplers.heun), "second order, for flow and edm"),
         "ancestral": Sampler(
-            lambda config, walk: diffusion.samplers.ancestral(
-                walk.denoise,
-                walk.noise,
-                walk.levels,
-                draw=walk.draw,
-                fixed_variance=config.ancestral_variance,
-                edit=walk.edit,
-                progress=walk.progress,
+            lambda config, walk: walk.by(
+                diffusion.samplers.ancestral, draw=walk.draw, fixed_variance=config.ancestral_variance, edit=walk.edit
             ),
             "DDPM's, with the variance the model has learned (Open-Sora 1.1's)",
             needs=TABULATED,

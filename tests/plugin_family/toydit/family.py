@@ -88,17 +88,11 @@ class ToyFamily(Family[ToyConfig]):
     def rounded_size(self, run: RunConfig, height: int, width: int) -> tuple[int, int]:
         return tuple(max(1, round(side / GEOMETRY.spatial_ratio)) * GEOMETRY.spatial_ratio for side in (height, width))
 
-    def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
-        return GEOMETRY.nearest_frames(num_frames)
-
     def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
         return [] if math.prod(size) else ["an empty clip"]
 
     def output_channels(self, run: RunConfig) -> int:
         return 2 * GEOMETRY.channels
-
-    def temporal_patch(self, network: ToyConfig) -> int:
-        return 1
 
     def closest_preset(self, network: ToyConfig) -> str:
         return closest_preset(PRESETS, network)

@@ -123,10 +123,6 @@ class CogVideoXFamily(Family[CogVideoXConfig]):
         pixels = SPATIAL_RATIO * _network(run).patch_size
         return max(1, round(height / pixels)) * pixels, max(1, round(width / pixels)) * pixels
 
-    def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
-        """Accepted numbers of frames: `num_frames` alone if it is one, else the nearest below and above."""
-        return self.geometry(run).nearest_frames(num_frames)
-
     def output_channels(self, run: RunConfig) -> int:
         """Channels that the network answers with."""
         return _network(run).out_channels

@@ -100,17 +100,9 @@ class STDiTFamily(Family[STDiTConfig]):
         ratio = SPATIAL_RATIO
         return max(1, round(height / ratio)) * ratio, max(1, round(width / ratio)) * ratio
 
-    def nearest_frames(self, run: RunConfig, num_frames: int) -> tuple[int, ...]:
-        """`num_frames` alone where the network takes so many, else the nearest accepted numbers below and above."""
-        return self.geometry(run).nearest_frames(num_frames)
-
     def output_channels(self, run: RunConfig) -> int:
         """Channels that the network answers with."""
         return _network(run).out_channels
-
-    def temporal_patch(self, network: STDiTConfig) -> int:
-        """Latent frames of one token."""
-        return 1
 
     def rows(self, network: STDiTConfig) -> list[Row]:
         """The whole network's weights with their shapes."""
@@ -144,10 +136,6 @@ class STDiTFamily(Family[STDiTConfig]):
         """A sample of few tokens."""
         text = TextSpec(network.text_length, network.text_width, masked=True, own_null=True)
         return SampleSpec({VIDEO: (2, network.in_channels, 4, 6)}, (text,), size=True)
-
-    def size_errors(self, run: RunConfig, size: ClipSize) -> list[str]:
-        """None: the network takes every size."""
-        return []
 
 
 def _check_network(network: STDiTConfig) -> list[str]:
